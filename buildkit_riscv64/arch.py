@@ -1,0 +1,126 @@
+"""Architectures and their many spellings: the only place that knows them."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .errors import UsageError
+
+
+class Architecture(StrEnum):
+    """An architecture, by Go's name for it (also OCI's)."""
+
+    AMD64 = "amd64"
+    ARM64 = "arm64"
+    RISCV64 = "riscv64"
+
+    @property
+    def uname(self) -> str:
+        """The kernel's name, as `uname -m` prints it; also qemu's and Python's."""
+        return {"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64"}[self]
+
+    @property
+    def elf_machine(self) -> str:
+        """`e_machine` of ELF files, as pyelftools spells it."""
+        return {"amd64": "EM_X86_64", "arm64": "EM_AARCH64", "riscv64": "EM_RISCV"}[self]
+
+    @property
+    def level_variable(self) -> str:
+        """The Go variable that selects the instruction set level.
+
+        See https://go.dev/doc/install/source#environment.
+        """
+        return {"amd64": "GOAMD64", "arm64": "GOARM64", "riscv64": "GORISCV64"}[self]
+
+    @property
+    def default_level(self) -> str:
+        """The instruction set level that Go compiles for when nobody asks."""
+        return {"amd64": "v1", "arm64": "v8.0", "riscv64": "rva20u64"}[self]
+
+    @classmethod
+    def from_uname(cls, machine: str) -> Architecture:
+        """The architecture of a `uname -m`.
+
+        Raises:
+            UsageError: none that this project builds on.
+        """
+        for architecture in cls:
+            if architecture.uname == machine:
+                return architecture
+        raise UsageError(
+            f"machine architecture {machine!r} is not supported",
+            f"use one of: {', '.join(a.uname for a in cls)}",
+        )
+
+    @classmethod
+    def here(cls) -> Architecture:
+        """The architecture of the programs this process runs among."""
+        return cls.from_uname(platform.machine())
+
+
+# https://github.com/riscv/riscv-profiles; Go has known rva23u64 since 1.25.
+RISCV_PROFILES = ("rva20u64", "rva22u64", "rva23u64")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What artifacts are for: Linux, an architecture, and maybe more than its baseline.
+
+    Args:
+        arch: the architecture.
+        level: an instruction set level above Go's default, as in `rva22u64`;
+            empty for the default.
+    """
+
+    arch: Architecture
+    level: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in `linux-riscv64` or `linux-riscv64-rva22u64`."""
+        return f"linux-{self.arch}" + (f"-{self.level}" if self.level else "")
+
+    @classmethod
+    def parse(cls, name: str) -> Target:
+        """The target of a name.
+
+        Raises:
+            UsageError: it is none.
+        """
+        match name.split("-"):
+            case ["linux", arch] if arch in list(Architecture):
+                return cls(Architecture(arch))
+            case ["linux", "riscv64", level] if level in RISCV_PROFILES[1:]:
+                return cls(Architecture.RISCV64, level)
+        raise UsageError(
+            f"{name!r} is not a target", "give one like linux-riscv64 or linux-riscv64-rva22u64"
+        )
+
+    @classmethod
+    def here(cls, goriscv64: str = "") -> Target:
+        """The target of a build on this machine.
+
+        Args:
+            goriscv64: a RISC-V profile; empty for Go's default.
+
+        Raises:
+            UsageError: no such profile, or this machine is not RISC-V.
+        """
+        arch = Architecture.here()
+        if not goriscv64:
+            return cls(arch)
+        if goriscv64 not in RISCV_PROFILES:
+            raise UsageError(
+                f"{goriscv64!r} is not a RISC-V profile", f"one of: {', '.join(RISCV_PROFILES)}"
+            )
+        if arch is not Architecture.RISCV64:
+            raise UsageError(
+                f"--goriscv64 is for RISC-V, and this machine is {arch}", "leave --goriscv64 out"
+            )
+        return cls(arch, "" if goriscv64 == arch.default_level else goriscv64)
+
+    def go_level(self) -> dict[str, str]:
+        """The environment that makes Go compile for this level."""
+        return {self.arch.level_variable: self.level} if self.level else {}

@@ -1,0 +1,71 @@
+"""What people see: lines on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+def say(text: str = "") -> None:
+    """A line about what is happening; always on stderr, so that stdout stays data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line about what is not as it should be."""
+    in_actions = os.environ.get("GITHUB_ACTIONS") == "true"
+    say(f"::warning::{text}" if in_actions else f"warning: {text}")
+
+
+def emit_json(value: Any) -> None:
+    """A result for scripts, on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def size(number: int) -> str:
+    """Bytes for people: binary units, as ls -h has them."""
+    amount = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """'2.4 s', '1 min 49 s', '1 h 02 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[None]:
+    """A named, timed step; folded in GitHub Actions."""
+    in_actions = os.environ.get("GITHUB_ACTIONS") == "true"
+    say(f"::group::{title}" if in_actions else f"{title} …")
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if in_actions:
+            say("::endgroup::")
+    say(f"{title}: {duration(time.monotonic() - started)}")
+
+
+def confirm(question: str, *, yes: bool) -> bool:
+    """Ask on the terminal. `--yes` and CI answer yes; without a terminal the answer is no."""
+    if yes or os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    say(f"{question} [Y/n] ")
+    return sys.stdin.readline().strip().lower() in {"", "y", "yes"}

@@ -1,0 +1,287 @@
+"""The layout of `dist/`: the only place that knows it, and that writes there.
+
+    dist/linux-riscv64/                           one folder per target
+        bin/buildkitd, bin/buildctl
+        buildkit-v0.32.2.linux-riscv64.tar.gz
+        buildkitd.cdx.json, buildctl.cdx.json     CycloneDX SBOMs
+        provenance.intoto.json                    in-toto statement, SLSA provenance v1
+        manifest.json                             what, from what, on what, with what
+        SHA256SUMS                                of all of the above
+        cross-check.json                          verdict of another machine, if there is one
+
+A folder is made whole beside its place and then exchanged with what was there,
+in one system call. Names with a leading dot belong to a run at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import project
+from .arch import Target
+from .errors import BusyError, CheckError, StorageError
+
+#: The commands, in the order in which upstream lists them.
+COMMANDS = ("buildctl", "buildkitd")
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+PROVENANCE = "provenance.intoto.json"
+VERDICT = "cross-check.json"
+#: Version of the manifest's format, as in `schemas/manifest.schema.json`.
+MANIFEST_VERSION = 1
+
+
+def binary(command: str) -> str:
+    """Where a command is in a target's folder."""
+    return f"bin/{command}"
+
+
+def sbom(command: str) -> str:
+    """Where a command's SBOM is in a target's folder."""
+    return f"{command}.cdx.json"
+
+
+def tarball(version: str, target: Target) -> str:
+    """The tarball's name, as upstream names its own."""
+    return f"buildkit-{version}.{target.name}.tar.gz"
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it appears whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """A target's finished folder."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def target(self) -> Target:
+        """What they are for."""
+        return Target.parse(self.path.name)
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The manifest's record of each file, by name."""
+        return {record["name"]: record for record in self.manifest["files"]}
+
+    def unchanged(self) -> bool:
+        """True when the files are those of the manifest.
+
+        Size and modification time decide; only a file that is newer than the
+        manifest, as after a copy, is read.
+        """
+        try:
+            finished = (self.path / SUMS).stat().st_mtime_ns
+            for name, record in self.files.items():
+                stat = (self.path / name).stat()
+                if stat.st_size != record["size"]:
+                    return False
+                if stat.st_mtime_ns > finished and sha256(self.path / name) != record["sha256"]:
+                    return False
+        except (OSError, KeyError, TypeError):
+            return False
+        return True
+
+
+def load(path: Path) -> Artifacts:
+    """A finished folder.
+
+    Raises:
+        CheckError: there is none, or its manifest cannot be read.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if not isinstance(manifest, dict):
+            raise TypeError("not an object")
+    except FileNotFoundError as error:
+        raise CheckError(
+            f"no artifacts in {shown(path)}", "run `invoke build-binaries` first"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckError(
+            f"cannot read {shown(path / MANIFEST)}: {error}",
+            "run `invoke build-binaries --force` to make it anew",
+        ) from error
+    return Artifacts(path, manifest)
+
+
+def find(path: Path) -> Artifacts | None:
+    """A finished folder, or None where there is no usable one."""
+    try:
+        return load(path)
+    except CheckError:
+        return None
+
+
+def targets(dist: Path | None = None) -> list[Path]:
+    """The folders of all targets, by name."""
+    dist = dist or project.DIST
+    return sorted(path for path in dist.glob("linux-*") if path.is_dir())
+
+
+def shown(path: Path) -> Path:
+    """A path as short as it is clear: relative to the current directory where it is below."""
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path
+
+
+def record(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Name, size in bytes and sha256 of files."""
+    return [
+        {"name": name, "size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in names
+    ]
+
+
+def sums(records: Iterable[Mapping[str, Any]]) -> str:
+    """The text of SHA256SUMS, for `sha256sum --check`."""
+    return "".join(f"{r['sha256']}  {r['name']}\n" for r in records)
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """What went wrong with writing, in our words."""
+    place = shown(Path(error.filename) if error.filename else path)
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return StorageError(f"no space left while writing {place}", "free some space; df -h .")
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return StorageError(
+                f"cannot write {place}: {error.strerror}", f"make {shown(path)} writable for you"
+            )
+    return StorageError(f"cannot write {place}: {error.strerror}", "check the file system")
+
+
+def _remove(path: Path) -> None:
+    """Remove a tree, read-only folders (as Go's module cache has them) included."""
+
+    def writable(_function: object, name: str, _error: BaseException) -> None:
+        os.chmod(os.path.dirname(name), 0o700)
+        if os.path.isdir(name) and not os.path.islink(name):
+            os.chmod(name, 0o700)
+            shutil.rmtree(name)
+        else:
+            os.unlink(name)
+
+    if path.exists():
+        if os.sys.version_info >= (3, 12):  # type: ignore[attr-defined]
+            shutil.rmtree(path, onexc=writable)
+        else:
+            shutil.rmtree(path, onerror=writable)  # type: ignore[arg-type]
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Put `new` in the place of `old` and `old` in the place of `new`, in one step.
+
+    Python has no renameat2(2). File systems without RENAME_EXCHANGE answer
+    EINVAL; there, a run that is killed between the two renames leaves no
+    folder at all rather than half a folder.
+    """
+    at_fdcwd, rename_exchange = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(at_fdcwd, os.fsencode(new), at_fdcwd, os.fsencode(old), rename_exchange) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in {errno.EINVAL, errno.ENOSYS}:
+        raise OSError(code, os.strerror(code), str(old))
+    aside = new.with_name(f"{new.name}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
+
+
+@contextlib.contextmanager
+def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
+    """Hold a target's folder for one run; the kernel lets go of it however that run ends.
+
+    Raises:
+        BusyError: another run holds it.
+        StorageError: `dist/` cannot be written.
+    """
+    dist = dist or project.DIST
+    try:
+        dist.mkdir(parents=True, exist_ok=True)
+        handle = os.open(dist / f".{target.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage_error(error, dist) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise BusyError(
+                f"another run (pid {owner}) is at work on {target.name}", "wait for it, or end it"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def staging(target: Target, dist: Path | None = None) -> Iterator[Path]:
+    """An empty folder on the file system of `dist/`; call :func:`publish` on it when it is whole.
+
+    What an interrupted run left is removed first. Needs :func:`lock`.
+    """
+    dist = dist or project.DIST
+    stage = dist / f".{target.name}.staging"
+    try:
+        _remove(stage)
+        _remove(stage.with_name(f"{stage.name}.old"))
+        stage.mkdir()
+    except OSError as error:
+        raise storage_error(error, dist) from error
+    try:
+        yield stage
+    finally:
+        _remove(stage)
+
+
+def publish(stage: Path, target: Target, dist: Path | None = None) -> Artifacts:
+    """Make a staged folder the target's, replacing what was there.
+
+    Raises:
+        StorageError: it could not be put in place.
+    """
+    final = (dist or project.DIST) / target.name
+    try:
+        if final.exists():
+            _exchange(stage, final)
+        else:
+            stage.rename(final)
+    except OSError as error:
+        raise storage_error(error, final) from error
+    return load(final)

@@ -1,0 +1,324 @@
+"""The only place that starts processes.
+
+:func:`read` asks something and always runs. :func:`run` and :func:`stream`
+change things; :func:`run` honours ``--dry``. Arguments are always a list, and
+no shell ever sees them.
+
+What changes things runs in a process group that cannot outlive this process,
+not even after `kill -9`: a `sh` in the same group blocks on a pipe that only
+this process holds open, and kills the group when the pipe closes. (A parent
+death signal would reach only the direct child, and `go build` has a whole tree
+of them.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import BuildError, Failure, MissingRequirementError
+
+Arguments = Sequence[str | os.PathLike[str]]
+
+# Seconds a group gets between SIGTERM and SIGKILL.
+GRACE_SECONDS = 5.0
+
+# What a child may see of our environment: who and where we are, how to reach
+# the network, what to trust. Everything else is named by the caller.
+_INHERITED = (
+    "HOME", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER", "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "SSH_AUTH_SOCK",
+    "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG",
+)  # fmt: skip
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The explicit environment of a child: a short list of ours, then `extra`."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**inherited, "LC_ALL": "C.UTF-8", **(extra or {})}
+
+
+def show(args: Arguments) -> str:
+    """A command as one could paste it; only ever for people to read."""
+    return shlex.join(os.fspath(arg) for arg in args)
+
+
+def which(name: str) -> Path | None:
+    """Where a command is found on PATH."""
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def describe_exit(code: int) -> str:
+    """'exit code 2', or 'killed by SIGKILL'."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _not_found(args: Arguments) -> MissingRequirementError:
+    return MissingRequirementError(
+        f"command not found: {os.fspath(args[0])}", "run `invoke doctor --fix` to install it"
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command that was only read ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """True for exit code 0."""
+        return self.code == 0
+
+    @property
+    def last_line(self) -> str:
+        """The last line said on stderr, else on stdout: usually the reason."""
+        lines = (self.stderr.strip() or self.stdout.strip()).splitlines()
+        return lines[-1].strip() if lines else ""
+
+
+def probe(
+    args: Arguments,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = 60.0,
+    stdin: str | None = None,
+) -> Result:
+    """Run a command that changes nothing and capture its output, whatever its exit code.
+
+    Args:
+        args: the command.
+        cwd: where to run it.
+        env: the whole environment; by default :func:`environment`.
+        timeout: seconds; code 124 when they pass, as timeout(1) has it.
+        stdin: text for its standard input; none by default.
+
+    Raises:
+        MissingRequirementError: there is no such command.
+    """
+    try:
+        done = subprocess.run(
+            [os.fspath(arg) for arg in args],
+            cwd=cwd,
+            env=dict(env) if env is not None else environment(),
+            **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),  # type: ignore[call-overload]
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        if cwd is not None and not cwd.is_dir():
+            raise
+        raise _not_found(args) from error
+    except subprocess.TimeoutExpired:
+        return Result(124, "", f"no answer within {timeout:g} s")
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def read(
+    args: Arguments,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = 60.0,
+    error: type[Failure] = BuildError,
+    hint: str = "",
+) -> str:
+    """The output of a command that changes nothing and must succeed.
+
+    Raises:
+        Failure: of the class `error`, when it fails.
+        MissingRequirementError: there is no such command.
+    """
+    result = probe(args, cwd=cwd, env=env, timeout=timeout)
+    if not result.ok:
+        raise error(f"`{show(args)}` failed ({describe_exit(result.code)}): {result.last_line}", hint)
+    return result.stdout
+
+
+class Group:
+    """A process group that ends when this process does, however it ends."""
+
+    def __init__(self) -> None:
+        gate, self._open_while_alive = os.pipe()
+        try:
+            self._watch = subprocess.Popen(
+                ["/bin/sh", "-c", 'trap "" INT TERM HUP; read -r _; kill -KILL 0'],
+                stdin=gate,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+                env={},
+            )
+        finally:
+            os.close(gate)
+
+    def start(
+        self,
+        args: Arguments,
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command in the group.
+
+        Raises:
+            MissingRequirementError: there is no such command.
+        """
+        try:
+            return subprocess.Popen(
+                [os.fspath(arg) for arg in args],
+                cwd=cwd,
+                env=dict(env) if env is not None else environment(),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                process_group=self._watch.pid,
+            )
+        except FileNotFoundError as error:
+            if cwd is not None and not cwd.is_dir():
+                raise
+            raise _not_found(args) from error
+
+    def close(self, child: subprocess.Popen[bytes] | None = None) -> None:
+        """End whatever is left of the group: politely while `child` runs, then not."""
+        if child is not None and child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._watch.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE_SECONDS)
+        os.close(self._open_while_alive)
+        self._watch.wait()
+        if child is not None:
+            child.wait()
+
+
+@contextlib.contextmanager
+def guarded(
+    args: Arguments,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    stdin: int = subprocess.DEVNULL,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running command whose whole group is gone when the block ends.
+
+    Raises:
+        MissingRequirementError: there is no such command.
+    """
+    group = Group()
+    child = None
+    try:
+        child = group.start(args, cwd=cwd, env=env, stdout=stdout, stderr=stderr, stdin=stdin)
+        yield child
+    finally:
+        group.close(child)
+
+
+def run(
+    args: Arguments,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    dry: bool = False,
+    error: type[Failure] = BuildError,
+    hint: str = "",
+) -> None:
+    """Run a command that changes something; its output goes to our stderr.
+
+    Args:
+        args: the command.
+        cwd: where to run it.
+        env: the whole environment; by default :func:`environment`.
+        dry: only print the command.
+        error: the failure to raise.
+        hint: what to do when it fails.
+
+    Raises:
+        Failure: of the class `error`, when it fails.
+        MissingRequirementError: there is no such command.
+    """
+    if dry:
+        print(f"would run: {show(args)}", file=sys.stderr)
+        return
+    with guarded(args, cwd=cwd, env=env, stdout=sys.stderr.fileno()) as child:
+        code = child.wait()
+    if code:
+        raise error(f"`{show(args)}` failed ({describe_exit(code)})", hint)
+
+
+def stream(
+    args: Arguments,
+    on_line: Callable[[str], None],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    on_tick: Callable[[], None] = lambda: None,
+    tick: float = 0.25,
+) -> int:
+    """Run a command and hand over its output, stdout and stderr together, line by line.
+
+    Args:
+        args: the command.
+        on_line: called with each line, without its end.
+        cwd: where to run it.
+        env: the whole environment; by default :func:`environment`.
+        on_tick: called about every `tick` seconds while the command runs.
+        tick: seconds.
+
+    Returns:
+        The exit code; negative for a signal.
+
+    Raises:
+        MissingRequirementError: there is no such command.
+    """
+    import selectors
+
+    with guarded(args, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        assert child.stdout is not None
+        rest = b""
+        next_tick = time.monotonic()
+        with selectors.DefaultSelector() as selector, child.stdout as pipe:
+            selector.register(pipe, selectors.EVENT_READ)
+            while True:
+                if selector.select(tick):
+                    chunk = os.read(pipe.fileno(), 1 << 16)
+                    if not chunk:
+                        break
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        on_line(line.decode(errors="replace"))
+                if time.monotonic() >= next_tick:
+                    next_tick = time.monotonic() + tick
+                    on_tick()
+        if rest:
+            on_line(rest.decode(errors="replace"))
+        return child.wait()
