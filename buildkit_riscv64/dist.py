@@ -30,7 +30,7 @@ from typing import Any
 
 from . import project
 from .arch import Target
-from .errors import BusyError, CheckError, StorageError
+from .errors import BusyError, CheckError, NotNativeError, StorageError
 
 #: The commands, in the order in which upstream lists them.
 COMMANDS = ("buildctl", "buildkitd")
@@ -86,11 +86,6 @@ class Artifacts:
     manifest: Mapping[str, Any]
 
     @property
-    def target(self) -> Target:
-        """What they are for."""
-        return Target.parse(self.path.name)
-
-    @property
     def files(self) -> dict[str, dict[str, Any]]:
         """The manifest's record of each file, by name."""
         return {record["name"]: record for record in self.manifest["files"]}
@@ -144,6 +139,11 @@ def find(path: Path) -> Artifacts | None:
         return None
 
 
+def folder(target: Target) -> Path:
+    """Where a target's finished folder is."""
+    return project.DIST / target.name
+
+
 def targets(dist: Path | None = None) -> list[Path]:
     """The folders of all targets, by name."""
     dist = dist or project.DIST
@@ -184,21 +184,8 @@ def storage_error(error: OSError, path: Path) -> StorageError:
 
 
 def _remove(path: Path) -> None:
-    """Remove a tree, read-only folders (as Go's module cache has them) included."""
-
-    def writable(_function: object, name: str, _error: BaseException) -> None:
-        os.chmod(os.path.dirname(name), 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
-            shutil.rmtree(name)
-        else:
-            os.unlink(name)
-
     if path.exists():
-        if os.sys.version_info >= (3, 12):  # type: ignore[attr-defined]
-            shutil.rmtree(path, onexc=writable)
-        else:
-            shutil.rmtree(path, onerror=writable)  # type: ignore[arg-type]
+        shutil.rmtree(path)
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -274,9 +261,16 @@ def publish(stage: Path, target: Target, dist: Path | None = None) -> Artifacts:
     """Make a staged folder the target's, replacing what was there.
 
     Raises:
+        NotNativeError: it was compiled on another architecture than it is for.
         StorageError: it could not be put in place.
     """
     final = (dist or project.DIST) / target.name
+    compiled_on = load(stage).manifest["host"]["arch"]
+    if compiled_on != target.arch:
+        raise NotNativeError(
+            f"binaries for {target.name} that were compiled on {compiled_on} are not artifacts",
+            f"build them on {target.arch}",
+        )
     try:
         if final.exists():
             _exchange(stage, final)

@@ -39,10 +39,20 @@ class UsageError(Failure):
 
 
 class MissingRequirementError(Failure):
-    """The machine lacks something: a tool, a package, memory, a kernel feature."""
+    """The machine lacks something: a tool, a package, memory, a kernel feature.
+
+    Args:
+        brief: what failed and why, in one line.
+        hint: what to do next, in one line.
+        tool: a command that would mend it, if it were installed.
+    """
 
     exit_code = 3
     meaning = "this machine lacks a tool, a package or a feature (see `invoke doctor`)"
+
+    def __init__(self, brief: str, hint: str = "", tool: str = "") -> None:
+        super().__init__(brief, hint)
+        self.tool = tool
 
 
 class SourceError(Failure):

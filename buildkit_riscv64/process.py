@@ -72,8 +72,9 @@ def describe_exit(code: int) -> str:
 
 
 def _not_found(args: Arguments) -> MissingRequirementError:
+    tool = os.fspath(args[0])
     return MissingRequirementError(
-        f"command not found: {os.fspath(args[0])}", "run `invoke doctor --fix` to install it"
+        f"command not found: {tool}", "run `invoke doctor --fix` to install it", tool
     )
 
 
@@ -103,29 +104,32 @@ def probe(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = 60.0,
-    stdin: str | None = None,
 ) -> Result:
-    """Run a command that changes nothing and capture its output, whatever its exit code.
+    """Run a command that changes nothing of ours and capture its output, whatever its exit code.
 
     Args:
         args: the command.
         cwd: where to run it.
         env: the whole environment; by default :func:`environment`.
-        timeout: seconds; code 124 when they pass, as timeout(1) has it.
-        stdin: text for its standard input; none by default.
+        timeout: seconds; code 124 when they pass, as timeout(1) has it. A
+            command without one may run long, so it cannot outlive us.
 
     Raises:
         MissingRequirementError: there is no such command.
     """
     try:
+        if timeout is None:
+            with guarded(
+                args, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as child:
+                stdout, stderr = child.communicate()
+                return Result(child.returncode, _text(stdout), _text(stderr))
         done = subprocess.run(
             [os.fspath(arg) for arg in args],
             cwd=cwd,
             env=dict(env) if env is not None else environment(),
-            **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),  # type: ignore[call-overload]
+            stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=timeout,
             check=False,
         )
@@ -135,7 +139,11 @@ def probe(
         raise _not_found(args) from error
     except subprocess.TimeoutExpired:
         return Result(124, "", f"no answer within {timeout:g} s")
-    return Result(done.returncode, done.stdout, done.stderr)
+    return Result(done.returncode, _text(done.stdout), _text(done.stderr))
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace")
 
 
 def read(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+#: Our name, where documents say who made them.
+MAKER = "buildkit-riscv64"
 #: The checkout.
 ROOT = Path(__file__).resolve().parent.parent
 #: Pins that people read, and that `invoke source.update` moves.

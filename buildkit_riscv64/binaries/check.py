@@ -1,0 +1,188 @@
+"""`invoke check-binaries`: is what lies in `dist/` what it says it is, and does it run?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from .. import dist, pins, process, project
+from ..arch import Architecture, Target
+from ..errors import CheckError
+from . import compile as compiler
+from .elf import read_build_info, read_elf
+from .toolchain import Go
+
+#: Seconds a command may take to answer; under emulation it takes about two.
+ANSWER_SECONDS = 60.0
+
+SCHEMA = project.ROOT / "schemas" / "manifest.schema.json"
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        subject: the file.
+        check: what was looked at.
+        status: how it ended.
+        detail: what was seen, and for a failure what was expected.
+    """
+
+    subject: str
+    check: str
+    status: Status
+    detail: str
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def _finding(subject: str, check: str, good: bool, seen: object, expected: object) -> Finding:  # noqa: FBT001
+    if good:
+        return Finding(subject, check, Status.OK, str(seen))
+    return Finding(subject, check, Status.FAIL, f"{seen}, expected {expected}")
+
+
+def _equal(subject: str, check: str, seen: object, expected: object) -> Finding:
+    return _finding(subject, check, seen == expected, seen, expected)
+
+
+def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+    import fastjsonschema
+
+    try:
+        # Formats are not validated: the library would need a regular expression for each.
+        fastjsonschema.validate(json.loads(SCHEMA.read_text()), artifacts.manifest)
+    except fastjsonschema.JsonSchemaValueException as error:
+        yield Finding(dist.MANIFEST, "schema", Status.FAIL, error.message)
+        return
+    yield Finding(dist.MANIFEST, "schema", Status.OK, f"version {dist.MANIFEST_VERSION}")
+    manifest = artifacts.manifest
+    yield _equal(dist.MANIFEST, "target", manifest["target"], target.name)
+    yield _equal(dist.MANIFEST, "compiled natively on", manifest["host"]["arch"], str(target.arch))
+    pinned = pins.load()
+    if manifest["source"]["pinned"]:
+        yield _equal(dist.MANIFEST, "version", manifest["version"], pinned.version)
+        yield _equal(dist.MANIFEST, "revision", manifest["revision"], pinned.commit)
+    else:
+        yield Finding(
+            dist.MANIFEST, "version", Status.WARN,
+            f"{manifest['version']}: a development build, not the pinned {pinned.version}",
+        )  # fmt: skip
+
+
+def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+    folder = artifacts.path
+    expected = {
+        *map(dist.binary, dist.COMMANDS), *map(dist.sbom, dist.COMMANDS), dist.PROVENANCE,
+        dist.tarball(artifacts.manifest["version"], target),
+    }  # fmt: skip
+    listed = artifacts.files
+    yield _equal(dist.MANIFEST, "files", sorted(listed), sorted(expected))
+    for name, record in listed.items():
+        try:
+            seen = dist.sha256(folder / name)
+        except OSError as error:
+            yield Finding(name, "sha256", Status.FAIL, f"cannot be read: {error.strerror}")
+            continue
+        yield _equal(name, "sha256", seen, record["sha256"])
+    sums = folder / dist.SUMS
+    wanted = dist.sums([*listed.values(), *dist.record(folder, [dist.MANIFEST])])
+    same = sums.is_file() and sums.read_text() == wanted
+    yield _finding(dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files")
+    present = {str(p.relative_to(folder)) for p in folder.glob("*") if p.is_file()}
+    present |= {str(p.relative_to(folder)) for p in folder.glob("bin/*")}
+    extra = sorted(present - expected - {dist.MANIFEST, dist.SUMS, dist.VERDICT})
+    yield _finding(".", "nothing else", not extra, ", ".join(extra) or "nothing", "nothing")
+
+
+def _program(folder: Path, command: str, manifest: dict[str, Any], target: Target, go: Go) -> Iterator[Finding]:  # fmt: skip
+    name = dist.binary(command)
+    path = folder / name
+    elf = read_elf(path)
+    yield _equal(name, "ELF class", elf.bits, 64)
+    yield _equal(name, "machine", elf.machine, target.arch.elf_machine)
+    linked = elf.interpreter or ", ".join(elf.needed) or "statically"
+    yield _equal(name, "linked", linked, "statically")
+
+    info = read_build_info(path, go)
+    settings = info["Settings"]
+    yield _equal(name, "Go", info["GoVersion"].split()[0], manifest["go"]["version"])
+    yield _equal(name, "package", info["Path"], f"{pins.MODULE}/cmd/{command}")
+    yield _equal(name, "GOOS/GOARCH", f"{settings.get('GOOS')}/{settings.get('GOARCH')}", f"linux/{target.arch}")  # fmt: skip
+    yield _equal(name, "CGO_ENABLED", settings.get("CGO_ENABLED"), "0")
+    if manifest["build"]["via"] == "go":
+        level = target.level or target.arch.default_level
+        yield _equal(name, target.arch.level_variable, settings.get(target.arch.level_variable), level)
+        yield _equal(name, "trimpath", settings.get("-trimpath"), "true")
+        yield _equal(name, "tags", settings.get("-tags"), ",".join(compiler.TAGS))
+        yield _equal(name, "module", info["Main"].get("Sum", ""), manifest["source"]["sum"])
+
+    if target.arch is not Architecture.here():
+        yield Finding(
+            name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}"
+        )
+        return
+    answer = process.probe([path, "--version"], timeout=ANSWER_SECONDS)
+    said = answer.stdout.strip() if answer.ok else f"{process.describe_exit(answer.code)}: {answer.last_line}"  # fmt: skip
+    expected = f"{command} {pins.MODULE} {manifest['version']} {manifest['revision']}"
+    yield _equal(name, "--version", said, expected)
+    answer = process.probe([path, "--help"], timeout=ANSWER_SECONDS)
+    good = answer.ok and "USAGE:" in answer.stdout
+    yield _finding(name, "--help", good, "answers" if good else answer.last_line, "usage")
+
+
+def examine(folder: Path, target: Target, go: Go) -> list[Finding]:
+    """Look at everything in a target's folder.
+
+    Args:
+        folder: finished, or about to be.
+        target: what it should be for.
+        go: to read build information with.
+
+    Raises:
+        CheckError: there is nothing to look at.
+    """
+    artifacts = dist.load(folder)
+    findings = list(_manifest(artifacts, target))
+    if any(f.check == "schema" and f.status is Status.FAIL for f in findings):
+        return findings
+    findings += _files(artifacts, target)
+    for command in dist.COMMANDS:
+        try:
+            findings += _program(folder, command, dict(artifacts.manifest), target, go)
+        except CheckError as error:
+            findings.append(Finding(dist.binary(command), "program", Status.FAIL, error.brief))
+    return findings
+
+
+def require_good(folder: Path, target: Target, go: Go) -> list[Finding]:
+    """Look at everything, and refuse it if anything is wrong.
+
+    Raises:
+        CheckError: naming what is wrong.
+    """
+    findings = examine(folder, target, go)
+    failed = [f for f in findings if f.status is Status.FAIL]
+    if failed:
+        first = failed[0]
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise CheckError(
+            f"{target.name}: {first.subject}: {first.check}: {first.detail}{more}",
+            "run `invoke build-binaries --force` to make it anew",
+        )
+    return findings

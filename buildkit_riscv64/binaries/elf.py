@@ -1,0 +1,75 @@
+"""What a program is made of: its ELF headers and Go's build information."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from .. import process
+from ..errors import CheckError
+from .toolchain import Go, environment
+
+
+@dataclass(frozen=True)
+class Elf:
+    """What the ELF headers say.
+
+    Args:
+        bits: 32 or 64.
+        little_endian: the byte order.
+        machine: as in `EM_RISCV`.
+        interpreter: the dynamic loader it asks for; empty for a static program.
+        needed: shared libraries it asks for.
+    """
+
+    bits: int
+    little_endian: bool
+    machine: str
+    interpreter: str
+    needed: tuple[str, ...]
+
+
+def read_elf(path: Path) -> Elf:
+    """Read a program's headers.
+
+    Raises:
+        CheckError: it is not an ELF program.
+    """
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            interpreter, needed = "", []
+            for segment in elf.iter_segments():
+                if segment["p_type"] == "PT_INTERP":
+                    interpreter = segment.get_interp_name()
+                if segment["p_type"] == "PT_DYNAMIC":
+                    needed += [t.needed for t in segment.iter_tags() if t.entry.d_tag == "DT_NEEDED"]
+            return Elf(
+                elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed)
+            )
+    except (ELFError, ValueError, OSError) as error:
+        raise CheckError(f"{path.name} is not an ELF program: {error}", "build it again") from error
+
+
+def read_build_info(path: Path, go: Go) -> dict[str, Any]:
+    """What Go's linker recorded: Go's version, main module, dependencies, settings.
+
+    The form is that of Go's debug.BuildInfo, with `Settings` as a mapping.
+
+    Raises:
+        CheckError: it has none.
+    """
+    answer = process.probe([go.command, "version", "-m", "-json", path], env=environment(go))
+    try:
+        info: dict[str, Any] = json.loads(answer.stdout)
+    except ValueError as error:
+        raise CheckError(
+            f"{path.name} has no Go build information: {answer.last_line}", "build it again"
+        ) from error
+    info["Settings"] = {s["Key"]: s.get("Value", "") for s in info.get("Settings") or []}
+    return info

@@ -1,0 +1,77 @@
+"""The in-toto statement of how the artifacts were made: SLSA provenance v1.
+
+The form is https://slsa.dev/spec/v1.0/provenance; `docs/artifacts.md` says what
+our fields mean. It is not signed here: releases are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, MessageToJson, ParseDict
+from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
+from in_toto_attestation.v1.statement import Statement
+
+from ..pins import MODULE
+from ..project import MAKER
+
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+#: What our externalParameters mean; a name that needs no server behind it (RFC 4151).
+BUILD_TYPE = f"tag:{MAKER},2026:build-binaries/v1"
+
+
+def statement(manifest: Mapping[str, Any]) -> str:
+    """The statement about everything that a manifest lists, as JSON.
+
+    Args:
+        manifest: a target's manifest.
+    """
+    source, go, build = manifest["source"], manifest["go"], manifest["build"]
+    upstream: dict[str, Any] = {
+        "name": "buildkit",
+        "uri": f"pkg:golang/{MODULE}@{manifest['version']}",
+        "digest": {"gitCommit": manifest["revision"].removesuffix(".m")},
+    }
+    if source["sum"]:
+        upstream["digest"]["dirHash"] = source["sum"]
+    toolchain: dict[str, Any] = {"name": "go", "uri": f"pkg:golang/toolchain@{go['version']}"}
+    if go["sum"]:
+        toolchain["digest"] = {"dirHash": go["sum"]}
+    predicate = ParseDict(
+        {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "source": source["kind"],
+                    "target": manifest["target"],
+                    "via": build["via"],
+                },
+                "internalParameters": {
+                    "flags": build["flags"],
+                    "environment": build["environment"],
+                    "host": manifest["host"],
+                },
+                "resolvedDependencies": [upstream, toolchain],
+            },
+            "runDetails": {
+                "builder": {"id": f"tag:{MAKER},2026:execution/{manifest['host']['execution']}"},
+                "metadata": {
+                    "invocationId": build["inputs"],
+                    "startedOn": build["started"],
+                    "finishedOn": build["finished"],
+                },
+            },
+        },
+        Provenance(),
+    )
+    subjects = [
+        ResourceDescriptor(name=file["name"], digest={"sha256": file["sha256"]}).pb
+        for file in manifest["files"]
+    ]
+    made = Statement(subjects, PREDICATE_TYPE, MessageToDict(predicate))
+    made.validate()
+    text = MessageToJson(made.pb, indent=None, sort_keys=True)
+    return json.dumps(json.loads(text), indent=2) + "\n"

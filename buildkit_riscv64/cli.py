@@ -1,0 +1,81 @@
+"""What every task has in common: errors in one line, exit codes, signals."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from invoke.tasks import task
+
+from .errors import Failure, InterruptedByUserError, MissingRequirementError
+
+
+def _debugging() -> bool:
+    return logging.getLogger("invoke").isEnabledFor(logging.DEBUG)
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _translate(error: BaseException) -> Failure:
+    """Whatever went wrong, as one of our failures."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedByUserError(
+            "interrupted; nothing half-made was left", "run it again: it goes on where it was"
+        )
+    if isinstance(error, OSError):
+        from pathlib import Path
+
+        from .dist import storage_error
+
+        return storage_error(error, Path(error.filename or "."))
+    return Failure(
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a defect: run it again as `invoke --debug …` and report what it prints",
+    )
+
+
+def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """An Invoke task that ends in success or in one line that teaches.
+
+    What is missing and can be installed is offered to be, and the task then
+    starts again. Tracebacks are shown only under `invoke --debug`.
+
+    Args:
+        options: those of :func:`invoke.task`.
+    """
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def guarded(context: Any, *args: Any, **kwargs: Any) -> None:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, _end)
+            try:
+                try:
+                    function(context, *args, **kwargs)
+                except MissingRequirementError as error:
+                    from .doctor import offer
+
+                    if not offer(error, yes=kwargs.get("yes") or context.config["yes"]):
+                        raise
+                    function(context, *args, **kwargs)
+            except BrokenPipeError:
+                # Whoever read our output has seen enough.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(141) from None
+            except (Exception, KeyboardInterrupt) as error:
+                if _debugging() and not isinstance(error, KeyboardInterrupt):
+                    raise
+                raise _translate(error) from error
+
+        return task(**options)(guarded)
+
+    return decorate

@@ -1,0 +1,53 @@
+"""Tasks that belong to no phase: the state of this machine, and the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cli import command
+
+
+@command(
+    help={
+        "phase": "Only what this phase needs: binaries, image, validation or automation.",
+        "fix": "Mend what can be mended: install packages, after a question.",
+        "yes": "With --fix: do not ask. Implied where CI is set.",
+        "json": "Print the findings as JSON on stdout.",
+    }
+)
+def doctor(
+    context: Any, phase: str = "", fix: bool = False, yes: bool = False, json: bool = False
+) -> None:
+    """Check this machine for what each phase needs.
+
+    Prints OK, WARN or FAIL for each thing, why it matters and how to mend it.
+    WARN means that something is slower or an option is missing; FAIL means that
+    the phase cannot work. Exit code 12 when anything is FAIL.
+    """
+    from . import config
+    from . import doctor as doctor_
+
+    settings = config.read(context.config)
+    doctor_.main(phase, fix=fix, yes=yes or settings.yes, json=json, dry=settings.dry)
+
+
+@command(
+    help={"session": "Only these nox sessions, separated by commas. `nox --list` names them."}
+)
+def test(context: Any, session: str = "") -> None:
+    """Run the project's tests: format, lint, types, unit and integration tests.
+
+    The integration tests compile the real upstream once; that takes minutes.
+    They need what `invoke doctor --fix` installs.
+    """
+    import sys
+
+    from . import config, process, project
+    from .errors import CheckError
+
+    settings = config.read(context.config)
+    chosen = ["--sessions", *session.split(",")] if session else []
+    process.run(
+        [sys.executable, "-m", "nox", *chosen], cwd=project.ROOT, dry=settings.dry,
+        env=process.test_environment(), error=CheckError, hint="the failing test is above",
+    )  # fmt: skip

@@ -1,0 +1,17 @@
+"""The tasks: `invoke --list` shows them, `invoke TASK --help` explains one."""
+
+from invoke import Collection
+
+from buildkit_riscv64 import config
+from buildkit_riscv64.binaries import tasks as binaries
+from buildkit_riscv64 import house
+
+ns = Collection(
+    house.doctor,
+    house.test,
+    binaries.build_binaries,
+    binaries.check_binaries,
+    binaries.verify_binaries,
+    source=Collection(show=binaries.source_show, update=binaries.source_update),
+)
+ns.configure(config.DEFAULTS)
