@@ -69,3 +69,36 @@ def confirm(question: str, *, yes: bool) -> bool:
         return False
     say(f"{question} [Y/n] ")
     return sys.stdin.readline().strip().lower() in {"", "y", "yes"}
+
+
+def count(number: int, noun: str) -> str:
+    """'1 check', '2 checks'."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table on stderr; nothing in it is cut off where there is no terminal."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = 200
+    colours = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
+    shown = Table(*header, box=SIMPLE)
+    for row in rows:
+        shown.add_row(*(Text(cell, style=colours.get(cell, ""), overflow="fold") for cell in row))
+    console.print(shown)
+
+
+def step_summary(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """The same table on the page of a GitHub Actions run."""
+    page = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not page:
+        return
+    lines = [header, tuple("---" for _ in header), *rows]
+    with open(page, "a", encoding="utf-8") as file:
+        file.write(f"### {title}\n\n")
+        file.writelines(f"| {' | '.join(line)} |\n" for line in lines)

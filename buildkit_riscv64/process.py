@@ -50,6 +50,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**inherited, "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
+def test_environment() -> dict[str, str]:
+    """The environment for our own tests: all of ours, since they test what it does to us."""
+    return dict(os.environ)
+
+
 def show(args: Arguments) -> str:
     """A command as one could paste it; only ever for people to read."""
     return shlex.join(os.fspath(arg) for arg in args)

@@ -81,12 +81,12 @@ class Outcome:
     """What became of a build.
 
     Args:
-        artifacts: the finished folder.
+        artifacts: the finished folder; None when nothing was to be done but said.
         up_to_date: nothing had changed, so nothing was done.
         seconds: how long it took.
     """
 
-    artifacts: dist.Artifacts
+    artifacts: dist.Artifacts | None
     up_to_date: bool
     seconds: float
 
@@ -278,6 +278,9 @@ def build(options: Options) -> Outcome:
             return Outcome(previous, True, time.time() - started)
 
     say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
+    if options.dry:
+        _say_what_would_run(options, source, target, pinned)
+        return Outcome(None, False, time.time() - started)
     _refuse_too_little_space()
     with dist.lock(target), dist.staging(target) as stage:
         try:
@@ -305,6 +308,21 @@ def build(options: Options) -> Outcome:
     return Outcome(artifacts, False, time.time() - started)
 
 
+def _say_what_would_run(
+    options: Options, source: sources.Source, target: Target, pinned: pins.Pins
+) -> None:
+    from . import compile as compiler
+    from .. import process
+
+    command = ["make", "binaries"]
+    if options.via is Via.GO:
+        variables = [f"{name}={value}" for name, value in target.go_level().items()]
+        command = [*variables, "go", "build", *compiler.flags(source), *source.packages]
+    say(f"would run, with {pinned.go_version} in {dist.shown(source.directory)}:")
+    say(f"  {process.show(command)}")
+    say(f"would then check the result and publish it in {dist.shown(dist.folder(target))}/")
+
+
 def _compile(
     options: Options, source: sources.Source, target: Target, pinned: pins.Pins, stage: Path
 ) -> tuple[Go, list[str], dict[str, str]]:
@@ -316,7 +334,7 @@ def _compile(
     if options.via is Via.MAKE:
         from . import make
 
-        go = make.compile_commands(source, stage / "bin", scratch, dry=options.dry)
+        go = make.compile_commands(source, stage / "bin", scratch)
         shutil.rmtree(scratch)
         return go, [], {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from .. import dist, pins, process, project
 from ..arch import Architecture, Target
 from ..errors import CheckError
 from . import compile as compiler
+from . import toolchain
 from .elf import read_build_info, read_elf
 from .toolchain import Go
 
@@ -170,19 +171,60 @@ def examine(folder: Path, target: Target, go: Go) -> list[Finding]:
     return findings
 
 
-def require_good(folder: Path, target: Target, go: Go) -> list[Finding]:
+def require_good(folder: Path, target: Target, go: Go) -> None:
     """Look at everything, and refuse it if anything is wrong.
 
     Raises:
         CheckError: naming what is wrong.
     """
-    findings = examine(folder, target, go)
-    failed = [f for f in findings if f.status is Status.FAIL]
+    refuse_failed({target.name: examine(folder, target, go)})
+
+
+def refuse_failed(findings: Mapping[str, list[Finding]]) -> None:
+    """Fail if anything did.
+
+    Raises:
+        CheckError: naming the first, and how many more there are.
+    """
+    failed = [(t, f) for t, all_ in findings.items() for f in all_ if f.status is Status.FAIL]
     if failed:
-        first = failed[0]
+        target, first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise CheckError(
-            f"{target.name}: {first.subject}: {first.check}: {first.detail}{more}",
+            f"{target}: {first.subject}: {first.check}: {first.detail}{more}",
             "run `invoke build-binaries --force` to make it anew",
         )
-    return findings
+
+
+def chosen(target: str) -> list[Target]:
+    """The targets that a command line means: one, or all in `dist/`.
+
+    Raises:
+        UsageError: it is no target.
+        CheckError: `dist/` is empty.
+    """
+    if target:
+        return [Target.parse(target)]
+    found = [Target.parse(path.name) for path in dist.targets()]
+    if not found:
+        raise CheckError(
+            f"nothing in {dist.shown(project.DIST)}/", "run `invoke build-binaries` first"
+        )
+    return found
+
+
+def examine_all(target: str = "") -> dict[str, list[Finding]]:
+    """Look at one target's folder, or at all of them.
+
+    Returns:
+        The findings, by target.
+
+    Raises:
+        CheckError: there is nothing to look at.
+        MissingRequirementError: there is no Go to read build information with.
+    """
+    targets = chosen(target)
+    for one in targets:
+        dist.load(dist.folder(one))
+    go = toolchain.ensure(pins.load())
+    return {one.name: examine(dist.folder(one), one, go) for one in targets}

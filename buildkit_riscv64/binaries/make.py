@@ -50,7 +50,7 @@ def refuse_impossible(source: Source, target: Target) -> None:
             raise MissingRequirementError(f"--via make needs {what}: {answer.last_line}", install)
 
 
-def compile_commands(source: Source, output: Path, scratch: Path, *, dry: bool) -> Go:
+def compile_commands(source: Source, output: Path, scratch: Path) -> Go:
     """Run `make binaries` on a clone of the commit, and take the commands out of it.
 
     A clone, because upstream's Dockerfile stamps "dev" into programs when
@@ -60,7 +60,6 @@ def compile_commands(source: Source, output: Path, scratch: Path, *, dry: bool) 
         source: upstream.
         output: the folder for the commands.
         scratch: a folder for the clone.
-        dry: only say what would run.
 
     Returns:
         The Go in the container.
@@ -72,16 +71,16 @@ def compile_commands(source: Source, output: Path, scratch: Path, *, dry: bool) 
     commit = source.revision
     process.run(
         ["git", "clone", "--quiet", "--shared", "--no-checkout", source.directory, clone],
-        error=SourceError, dry=dry,
+        error=SourceError,
     )  # fmt: skip
     process.run(
-        ["git", "-C", clone, "checkout", "--quiet", "--detach", commit], error=SourceError, dry=dry
+        ["git", "-C", clone, "checkout", "--quiet", "--detach", commit], error=SourceError
     )
     if source.pinned:
         # A shallow submodule has no tags, and upstream's version comes from them.
-        process.run(["git", "-C", clone, "tag", "--force", source.version, commit], dry=dry)
+        process.run(["git", "-C", clone, "tag", "--force", source.version, commit])
     process.run(
-        ["make", "-C", clone, "binaries"], dry=dry,
+        ["make", "-C", clone, "binaries"],
         hint="docker's output is above; `docker buildx ls` shows the builders",
     )  # fmt: skip
     for command in dist.COMMANDS:

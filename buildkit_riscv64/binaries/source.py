@@ -289,7 +289,7 @@ def verify_modules(source: Source, go: Go) -> None:
     listing = process.read(
         [go.command, "mod", "download", "-json"], cwd=source.directory, env=env, error=SourceError
     )
-    directories = [m["Dir"] for m in _json_stream(listing) if m.get("Dir")]
+    directories = [m["Dir"] for m in json_stream(listing) if m.get("Dir")]
     stamp = project.cache() / "verified-modules.json"
     seen = {"state": source.state, "modules": len(directories), "newest": _newest_change(directories)}
     try:
@@ -310,7 +310,7 @@ def verify_modules(source: Source, go: Go) -> None:
     dist.write_json(stamp, seen)
 
 
-def _json_stream(text: str) -> Iterator[dict[str, str]]:
+def json_stream(text: str) -> Iterator[dict[str, str]]:
     """The objects of a go command's -json output, which follow each other."""
     decoder = json.JSONDecoder()
     position = 0

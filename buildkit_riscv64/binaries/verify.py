@@ -1,6 +1,6 @@
 """`invoke verify-binaries`: compile again, and compare byte for byte.
 
-:func:`cross_check` is the only place in this project that may set GOARCH. What
+`--cross-check` is the only place in this project that may set GOARCH. What
 it compiles is compared and thrown away: it is made outside `dist/`, and
 :func:`buildkit_riscv64.dist.publish` takes nothing that was compiled on
 another architecture than it is for.
@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,7 @@ from . import compile as compiler
 from . import source as sources
 from . import toolchain
 from .build import Via, inputs
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A command's two digests.
-
-    Args:
-        name: the file, as the manifest names it.
-        artifact: the sha256 of what lies in `dist/`.
-        again: the sha256 of what was compiled to compare.
-    """
-
-    name: str
-    artifact: str
-    again: str
-
-    @property
-    def identical(self) -> bool:
-        """True when they are the same, bit for bit."""
-        return self.artifact == self.again
+from .check import chosen
 
 
 def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -> sources.Source:
@@ -69,7 +49,8 @@ def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -
 
 def _compile_again(
     artifacts: dist.Artifacts, target: Target, extra: Mapping[str, str], *, fresh_cache: bool
-) -> list[Comparison]:
+) -> dict[str, Any]:
+    started = time.monotonic()
     pinned = pins.load()
     source = _same_inputs(artifacts, target, pinned)
     go = toolchain.ensure(pinned)
@@ -83,31 +64,43 @@ def _compile_again(
         scratch.mkdir()
         cache = {"GOCACHE": f"{folder}/cache"} if fresh_cache else {}
         compiler.compile_commands(source, go, output, scratch, {**extra, **cache})
-        return [
-            Comparison(
-                dist.binary(command),
-                dist.sha256(artifacts.path / dist.binary(command)),
-                dist.sha256(output / command),
-            )
+        files = [
+            {
+                "name": dist.binary(command),
+                "artifact_sha256": dist.sha256(artifacts.path / dist.binary(command)),
+                "compiled_again_sha256": dist.sha256(output / command),
+            }
             for command in dist.COMMANDS
         ]
+    return {
+        "target": target.name,
+        "version": artifacts.manifest["version"],
+        "identical": all(f["artifact_sha256"] == f["compiled_again_sha256"] for f in files),
+        "files": files,
+        "compiled_on": artifacts.manifest["host"],
+        "checked_on": host.facts().as_json(),
+        "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
-def _judge(comparisons: list[Comparison], target: Target, what: str) -> None:
-    for comparison in comparisons:
-        verdict = "identical" if comparison.identical else "DIFFERENT"
-        say(f"  {comparison.name}: {verdict} (sha256 {comparison.artifact})")
-    differing = [c for c in comparisons if not c.identical]
-    if differing:
-        raise MismatchError(
-            f"{target.name}: {what} gave another {differing[0].name}:"
-            f" {differing[0].again}, not {differing[0].artifact}",
-            "do not use these binaries; rebuild them, and report it if it stays so",
-        )
+def _judge(verdict: Mapping[str, Any], what: str) -> None:
+    """Refuse a verdict that is not "identical"."""
+    for file in verdict["files"]:
+        artifact, again = file["artifact_sha256"], file["compiled_again_sha256"]
+        if artifact != again:
+            raise MismatchError(
+                f"{verdict['target']}: {what} gave another {file['name']}: sha256 {again},"
+                f" and the artifact's is {artifact}",
+                "do not use these binaries; build them again, and report it if it stays so",
+            )
 
 
-def rebuild(target: Target) -> list[Comparison]:
+def _rebuild(target: Target) -> dict[str, Any]:
     """Compile once more from nothing, in another folder, and compare.
+
+    Returns:
+        The verdict.
 
     Raises:
         UsageError: the target is for another architecture.
@@ -121,12 +114,12 @@ def rebuild(target: Target) -> list[Comparison]:
         )
     artifacts = dist.load(dist.folder(target))
     say(f"compiling {target.name} again from nothing, in another folder")
-    comparisons = _compile_again(artifacts, target, target.go_level(), fresh_cache=True)
-    _judge(comparisons, target, "compiling again")
-    return comparisons
+    verdict = _compile_again(artifacts, target, target.go_level(), fresh_cache=True)
+    _judge(verdict, "compiling again")
+    return verdict
 
 
-def cross_check(target: Target) -> dict[str, Any]:
+def _cross_check(target: Target) -> dict[str, Any]:
     """Compile on this machine for the artifacts' architecture, compare, throw it away.
 
     The verdict is written beside the artifacts, whatever it is.
@@ -146,20 +139,36 @@ def cross_check(target: Target) -> dict[str, Any]:
         )
     artifacts = dist.load(dist.folder(target))
     say(f"compiling for {target.name} on {Architecture.here()}, only to compare")
-    started = time.monotonic()
-    comparisons = _compile_again(
-        artifacts, target, {"GOARCH": str(target.arch), **target.go_level()}, fresh_cache=False
-    )
-    verdict = {
-        "target": target.name,
-        "version": artifacts.manifest["version"],
-        "identical": all(c.identical for c in comparisons),
-        "files": [asdict(c) for c in comparisons],
-        "compiled_natively": {"execution": artifacts.manifest["host"]["execution"]},
-        "checked_on": host.facts().as_json(),
-        "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    extra = {"GOARCH": str(target.arch), **target.go_level()}
+    verdict = _compile_again(artifacts, target, extra, fresh_cache=False)
     dist.write_json(artifacts.path / dist.VERDICT, verdict)
-    _judge(comparisons, target, "the cross-check")
+    _judge(verdict, "the cross-check")
     return verdict
+
+
+def main(target: str, *, rebuild: bool, cross_check: bool) -> list[dict[str, Any]]:
+    """`invoke verify-binaries`: verify one target, or all that this machine can.
+
+    Without either flag, each target is verified in the way that this machine can.
+
+    Returns:
+        The verdicts.
+
+    Raises:
+        UsageError: both ways at once, or a way that this machine cannot go.
+        MismatchError: the bytes differ.
+        SourceError: what they were built from is not there any more.
+    """
+    if rebuild and cross_check:
+        raise UsageError(
+            "--rebuild and --cross-check need machines of different architectures", "give one"
+        )
+    here = Architecture.here()
+    targets = chosen(target)
+    if not target and rebuild != cross_check:
+        fitting = [one for one in targets if (one.arch is here) is rebuild]
+        targets = fitting or targets
+    return [
+        _rebuild(one) if (rebuild or (not cross_check and one.arch is here)) else _cross_check(one)
+        for one in targets
+    ]

@@ -1,0 +1,77 @@
+"""What the tasks of phase 1 tell at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import dist
+from ..console import count, duration, emit_json, say, size, step_summary, table
+from .build import Outcome
+from .check import Finding, Status, refuse_failed
+
+
+def built(outcome: Outcome, *, json: bool) -> None:
+    """Where the files are, how large, their hashes, how long it took."""
+    artifacts = outcome.artifacts
+    if artifacts is None:
+        return
+    manifest = artifacts.manifest
+    if json:
+        emit_json({**manifest, "up_to_date": outcome.up_to_date})
+    title = f"BuildKit {manifest['version']} for {manifest['target']}"
+    if outcome.up_to_date:
+        say(f"{title} in {dist.shown(artifacts.path)}/ is up to date")
+        return
+    rows = [(f["name"], size(f["size"]), f["sha256"]) for f in manifest["files"]]
+    header = ("file", "size", "sha256")
+    table(header, rows)
+    step_summary(title, header, rows)
+    say(
+        f"{title}: compiled in {duration(manifest['build']['seconds'])}"
+        f" ({manifest['host']['execution']}), all checks passed, {duration(outcome.seconds)} in all"
+    )
+    if not manifest["source"]["pinned"]:
+        say("a development build: not the pinned source, so it will not be released")
+    say(f"the files are in {dist.shown(artifacts.path)}/")
+
+
+def checked(findings: Mapping[str, list[Finding]], *, json: bool) -> None:
+    """Each finding, and a failure if one failed.
+
+    Raises:
+        CheckError: something failed.
+    """
+    if json:
+        emit_json({target: [f.as_json() for f in all_] for target, all_ in findings.items()})
+    for target, all_ in findings.items():
+        table(
+            (target, "check", "", "seen"),
+            [(f.subject, f.check, str(f.status), f.detail) for f in all_],
+        )
+    refuse_failed(findings)
+    for target, all_ in findings.items():
+        passed = sum(f.status is Status.OK for f in all_)
+        warned = count(len(all_) - passed, "warning")
+        say(f"{target}: {count(passed, 'check')} passed, {warned}")
+
+
+def verified(verdicts: list[dict[str, Any]], *, json: bool) -> None:
+    """That the bytes are the same, and where they were compiled."""
+    if json:
+        emit_json(verdicts)
+    for verdict in verdicts:
+        first, second = verdict["compiled_on"], verdict["checked_on"]
+        say(
+            f"{verdict['target']}: bit-identical: compiled on {first['arch']} ({first['execution']}),"
+            f" again on {second['arch']} ({second['execution']}) in {duration(verdict['seconds'])}"
+        )
+        table(("file", "sha256"), [(f["name"], f["artifact_sha256"]) for f in verdict["files"]])
+
+
+def pinned(facts: Mapping[str, str], *, json: bool) -> None:
+    """What is pinned."""
+    if json:
+        emit_json(facts)
+    else:
+        table(("what", "pinned"), list(facts.items()))

@@ -1,0 +1,159 @@
+"""`invoke source.show` and `invoke source.update`: what is pinned, and moving it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from .. import pins, process, project
+from ..console import say
+from ..errors import Failure, MissingRequirementError, NetworkError, SourceError, UsageError
+from . import source as sources
+from . import toolchain
+from .source import json_stream
+
+
+def show() -> dict[str, str]:
+    """What is pinned, and which source `--source auto` takes."""
+    pinned = pins.load()
+    try:
+        source = sources.resolve("auto", pinned)
+        chosen = f"{source.kind} ({source.location})"
+    except Failure as error:
+        chosen = f"none: {error.brief}"
+    return {
+        "version": pinned.version,
+        "commit": pinned.commit,
+        "commit time": pinned.time.isoformat(),
+        "repository": repository(),
+        "module": f"{pins.MODULE}@{pinned.version}",
+        "module hash": sources.module_sum(pinned),
+        "Go": pinned.go_version,
+        "source auto takes": chosen,
+    }
+
+
+def repository() -> str:
+    """Where the submodule comes from.
+
+    Raises:
+        SourceError: `.gitmodules` does not say.
+    """
+    return process.read(
+        ["git", "config", "--file", project.ROOT / ".gitmodules", "submodule.buildkit.url"],
+        error=SourceError, hint="git checkout .gitmodules",
+    ).strip()  # fmt: skip
+
+
+def _commit_of(tag: str) -> str:
+    """The commit of a tag, asked of upstream's repository."""
+    url = repository()
+    # Whoever would be asked for a password here is asking for a repository that is not there.
+    env = process.environment({"GIT_TERMINAL_PROMPT": "0"})
+    answer = process.probe(
+        ["git", "ls-remote", "--tags", url, f"refs/tags/{tag}", f"refs/tags/{tag}^{{}}"],
+        env=env, timeout=120,
+    )  # fmt: skip
+    if not answer.ok:
+        raise NetworkError(
+            f"cannot ask {url} for the commit of {tag}: {answer.last_line}", "check the network"
+        )
+    commits = dict(reversed(line.split()) for line in answer.stdout.splitlines())
+    # An annotated tag is an object of its own; ^{} is the commit that it names.
+    commit = commits.get(f"refs/tags/{tag}^{{}}") or commits.get(f"refs/tags/{tag}")
+    if not commit:
+        raise UsageError(f"{tag} is not a tag of {url}", "see upstream's list of releases")
+    return commit
+
+
+def _module(tag: str, go: toolchain.Go, folder: Path) -> dict[str, Any]:
+    """Write go.mod and go.sum for a release into a folder; say what the module is."""
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(project.UPSTREAM_MODULE / name, folder)
+    env = toolchain.environment(go)
+    for args in (
+        ["get", f"{pins.MODULE}/cmd/buildctl@{tag}", f"{pins.MODULE}/cmd/buildkitd@{tag}"],
+        ["mod", "tidy"],
+    ):
+        answer = process.probe([go.command, *args], cwd=folder, env=env, timeout=None)
+        if not answer.ok:
+            if "requires go >=" in answer.stderr or "toolchain not available" in answer.stderr:
+                raise MissingRequirementError(
+                    f"{tag} needs a newer Go than the pinned {go.version}: {answer.last_line}",
+                    "move [go] in pins.toml first",
+                )
+            raise toolchain.fetch_error(f"cannot fetch {pins.MODULE} {tag}", answer.stderr)
+    listing = process.read(
+        [go.command, "mod", "download", "-json", f"{pins.MODULE}@{tag}"], cwd=folder, env=env,
+        error=NetworkError,
+    )  # fmt: skip
+    return next(json_stream(listing))
+
+
+def update(tag: str, *, dry: bool = False) -> None:
+    """Move the pins to another release: all of them, or none.
+
+    Args:
+        tag: as in `v0.32.2`.
+        dry: find everything out, and write nothing.
+
+    Raises:
+        UsageError: upstream has no such release.
+        NetworkError: upstream's repository or the module proxy does not answer.
+        MissingRequirementError: the release needs a newer Go.
+        SourceError: repository and module proxy disagree about the commit.
+    """
+    tag = pins.release_tag(tag)
+    old = pins.load()
+    commit = _commit_of(tag)
+    go = toolchain.ensure(old)
+    with tempfile.TemporaryDirectory(dir=project.UPSTREAM_MODULE.parent, prefix=".update-") as name:
+        folder = Path(name)
+        module = _module(tag, go, folder)
+        origin = (module.get("Origin") or {}).get("Hash", commit)
+        if origin != commit:
+            raise SourceError(
+                f"{tag} is {commit} in the repository and {origin} in the module proxy",
+                "somebody has moved the tag: find out why before you build it",
+            )
+        when = _commit_time(module)
+        say(f"{old.version} ({old.commit[:12]}) -> {tag} ({commit[:12]}, {when})")
+        say(f"module hash {module['Sum']}")
+        if Version(tag) < Version(old.version):
+            say("note: this is an older release than the pinned one")
+        if dry:
+            say("would write pins.toml, upstream/go.mod, upstream/go.sum and the submodule's commit")
+            return
+        text = project.PINS.read_text()
+        for key, value in (
+            ("version", f'"{tag}"'), ("commit", f'"{commit}"'), ("time", when),
+        ):  # fmt: skip
+            # The first of each name is [buildkit]'s.
+            text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
+        (folder / "pins.toml").write_text(text)
+        pins.load(folder / "pins.toml")
+        for file in ("go.mod", "go.sum"):
+            (folder / file).replace(project.UPSTREAM_MODULE / file)
+        (folder / "pins.toml").replace(project.PINS)
+    process.run(
+        ["git", "-C", project.ROOT, "update-index", "--add", "--cacheinfo",
+         f"160000,{commit},{project.SUBMODULE.name}"],
+        error=SourceError,
+    )  # fmt: skip
+    say("moved. Look at `git diff --cached` and `git diff`, build, and commit.")
+    if sources.submodule_is_there():
+        say("then: git submodule update buildkit")
+
+
+def _commit_time(module: dict[str, Any]) -> str:
+    import json
+
+    told = json.loads(Path(module["Info"]).read_text())["Time"]
+    when = datetime.fromisoformat(told.replace("Z", "+00:00")).astimezone(UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")

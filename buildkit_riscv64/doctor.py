@@ -1,0 +1,405 @@
+"""`invoke doctor`: what each phase needs of this machine, and whether it is there.
+
+A check looks and tells; it never changes anything. What can be mended names
+the Debian packages that mend it, and :func:`main` installs them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from . import host, pins, process, project
+from .arch import Architecture
+from .console import confirm, emit_json, say, size, table
+from .errors import DoctorError, Failure, MissingRequirementError, UsageError
+
+GIB = 1 << 30
+
+#: Debian's package for each command that we call.
+PACKAGES = {
+    "docker": "docker.io",
+    "git": "git",
+    "go": "golang-go",
+    "make": "make",
+    "newuidmap": "uidmap",
+    "runc": "runc",
+}
+
+
+class Phase(StrEnum):
+    """The phases, as `--phase` takes them."""
+
+    BINARIES = "binaries"
+    IMAGE = "image"
+    VALIDATION = "validation"
+    AUTOMATION = "automation"
+
+
+class Status(StrEnum):
+    """What was found."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a check saw.
+
+    Args:
+        status: how bad it is.
+        detail: what was seen.
+        fix: how to mend it.
+        package: the Debian package that mends it, if one does.
+    """
+
+    status: Status
+    detail: str
+    fix: str = ""
+    package: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that phases need.
+
+    Args:
+        name: what is looked at.
+        phases: who needs it.
+        why: why it matters.
+        look: looks at it.
+    """
+
+    name: str
+    phases: frozenset[Phase]
+    why: str
+    look: Callable[[], Seen]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check and what it saw."""
+
+    check: Check
+    seen: Seen
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "name": self.check.name,
+            "phases": sorted(self.check.phases),
+            "why": self.check.why,
+            **asdict(self.seen),
+        }
+
+
+CHECKS: list[Check] = []
+
+
+def check(name: str, why: str, *phases: Phase) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
+    """Register a check; later phases add their own with this."""
+
+    def register(look: Callable[[], Seen]) -> Callable[[], Seen]:
+        CHECKS.append(Check(name, frozenset(phases), why, look))
+        return look
+
+    return register
+
+
+def _ok(detail: str) -> Seen:
+    return Seen(Status.OK, detail)
+
+
+def _kernel_config(option: str) -> str:
+    """'y', 'm', or nothing, of the running kernel; '?' when its configuration is not to be had."""
+    import gzip
+
+    for path, opener in (
+        (Path(f"/boot/config-{platform.release()}"), open),
+        (Path("/proc/config.gz"), gzip.open),
+    ):
+        try:
+            with opener(path, "rt") as file:  # type: ignore[operator]
+                for line in file:
+                    if line.startswith(f"{option}="):
+                        return str(line.strip().partition("=")[2])
+            return ""
+        except OSError:
+            continue
+    return "?"
+
+
+def _tool(command: str, severity: Status, version: tuple[str, ...], otherwise: str = "") -> Seen:
+    """A command, with the first line of what it says of its version."""
+    if process.which(command) is None:
+        package = PACKAGES[command]
+        return Seen(severity, "not installed", otherwise or f"apt-get install {package}", package)
+    answer = process.probe([command, *version])
+    return _ok((answer.stdout or answer.stderr).strip().partition("\n")[0])
+
+
+@check("architecture", "Binaries are compiled on the architecture they are for.", *Phase)
+def _architecture() -> Seen:
+    try:
+        arch = Architecture.from_uname(platform.machine())
+    except Failure as error:
+        return Seen(Status.FAIL, error.brief, error.hint)
+    how = f"{arch}, {host.execution()}"
+    if host.execution() is host.Execution.QEMU_USER:
+        return Seen(
+            Status.WARN, how,
+            "Go programs may hang under qemu-user (golang/go#70329): use a riscv64 machine",
+        )  # fmt: skip
+    if arch is not Architecture.RISCV64:
+        return Seen(Status.OK, f"{how}: development builds only; riscv64 is what is released")
+    return _ok(how)
+
+
+@check("python", "The tasks are written for it.", *Phase)
+def _python() -> Seen:
+    return _ok(f"{platform.python_version()} in {sys.prefix}")
+
+
+@check("git", "Sources are pinned by commit.", Phase.BINARIES)
+def _git() -> Seen:
+    return _tool("git", Status.FAIL, ("--version",))
+
+
+@check("go", "It compiles BuildKit, or fetches the pinned Go that does.", Phase.BINARIES)
+def _go() -> Seen:
+    from packaging.version import Version
+
+    from .binaries import toolchain
+
+    pinned = pins.load()
+    found = list(toolchain.candidates(pinned))
+    if not found:
+        return Seen(Status.FAIL, "not installed", "apt-get install golang-go", PACKAGES["go"])
+    for go in found:
+        if go.version == pinned.go_version:
+            return _ok(f"{go.version}, the pinned one, at {go.command}")
+    first = found[0]
+    if Version(first.version.removeprefix("go")) < Version(pins.OLDEST_BOOTSTRAP_GO):
+        return Seen(
+            Status.FAIL, f"{first.version} is too old to fetch {pinned.go_version}",
+            "apt-get install golang-go", PACKAGES["go"],
+        )  # fmt: skip
+    return _ok(f"{first.version}; a build fetches the pinned {pinned.go_version} with it")
+
+
+@check("make", "`build-binaries --via make` runs upstream's Makefile.", Phase.BINARIES)
+def _make() -> Seen:
+    return _tool("make", Status.WARN, ("--version",))
+
+
+@check("memory", "The linker of buildkitd alone takes more than 1 GB.", Phase.BINARIES)
+def _memory() -> Seen:
+    total, available = host.memory_bytes(), host.memory_bytes("MemAvailable")
+    detail = f"{size(total)}, {size(available)} of it available, {host.cpus()} processors"
+    if available < 3 * GIB // 2:
+        return Seen(
+            Status.FAIL, detail, "close programs or add swap: fallocate, mkswap, swapon (2 GiB)"
+        )
+    if available < 3 * GIB:
+        return Seen(Status.WARN, detail, "it will do, slowly; close programs or add swap")
+    return _ok(detail)
+
+
+@check("disk", "Go's caches take 3 GiB, the artifacts and their making 0.6 GiB.", Phase.BINARIES)
+def _disk() -> Seen:
+    places = {"the checkout": project.DIST, "Go's caches": Path.home()}
+    free = {name: host.free_bytes(path) for name, path in places.items()}
+    detail = ", ".join(f"{size(amount)} free for {name}" for name, amount in free.items())
+    least = min(free.values())
+    if least < GIB:
+        return Seen(Status.FAIL, detail, "free at least 4 GiB; `go clean -cache` empties Go's")
+    if least < 4 * GIB:
+        return Seen(Status.WARN, detail, "enough only if Go's caches are filled; free 4 GiB")
+    return _ok(detail)
+
+
+@check("dist/", "The artifacts go there.", Phase.BINARIES)
+def _dist() -> Seen:
+    place = project.DIST if project.DIST.exists() else project.ROOT
+    if os.access(place, os.W_OK):
+        return _ok("can be written")
+    return Seen(Status.FAIL, f"{place} cannot be written", f"chown it to {os.geteuid()}")
+
+
+@check("docker", "The image's `docker` engine, buildx and `--via make` need it.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
+def _docker() -> Seen:
+    without = "apt-get install docker.io docker-buildx; or do without, with `--engine buildkit`"
+    seen = _tool("docker", Status.WARN, ("--version",), without)
+    if seen.status is not Status.OK:
+        return seen
+    answer = process.probe(["docker", "version", "--format", "{{.Server.Version}}"])
+    if not answer.ok:
+        return Seen(
+            Status.WARN, f"no engine answers: {answer.last_line}",
+            "apt-get install docker.io; systemctl start docker; be root or in group docker",
+        )  # fmt: skip
+    return _ok(f"engine {answer.stdout.strip()}")
+
+
+@check("runc", "BuildKit runs containers with it; without it there is no OCI worker.", Phase.VALIDATION)  # fmt: skip
+def _runc() -> Seen:
+    return _tool("runc", Status.WARN, ("--version",))
+
+
+@check("overlayfs", "Snapshots without copying every file.", Phase.IMAGE, Phase.VALIDATION)
+def _overlay() -> Seen:
+    known = Path("/proc/filesystems").read_text().split()
+    if "overlay" in known:
+        return _ok("known to the kernel")
+    match _kernel_config("CONFIG_OVERLAY_FS"):
+        case "y" | "m" | "?":
+            return _ok("a module, or not loaded yet")
+    return Seen(Status.WARN, "not in this kernel", "use a kernel with CONFIG_OVERLAY_FS=m")
+
+
+@check("seccomp", "Containers are confined by system call filters.", Phase.IMAGE, Phase.VALIDATION)
+def _seccomp() -> Seen:
+    status = Path("/proc/self/status").read_text()
+    if "Seccomp_filters:" in status or Path("/proc/sys/kernel/seccomp").exists():
+        return _ok("in the kernel")
+    return Seen(Status.WARN, "not in this kernel", "use a kernel with CONFIG_SECCOMP_FILTER=y")
+
+
+@check("cgroups", "Limits for builds; rootless needs version 2.", Phase.IMAGE, Phase.VALIDATION)
+def _cgroups() -> Seen:
+    controllers = Path("/sys/fs/cgroup/cgroup.controllers")
+    if controllers.exists():
+        return _ok(f"version 2: {controllers.read_text().strip() or 'no controllers here'}")
+    return Seen(
+        Status.WARN, "version 1, or not mounted", "boot with systemd.unified_cgroup_hierarchy=1"
+    )
+
+
+@check("user namespaces", "Rootless BuildKit lives in one.", Phase.VALIDATION)
+def _user_namespaces() -> Seen:
+    try:
+        most = int(Path("/proc/sys/user/max_user_namespaces").read_text())
+    except (OSError, ValueError):
+        most = 0
+    if not most:
+        return Seen(Status.WARN, "off", "sysctl user.max_user_namespaces=15000")
+    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if restricted.exists() and restricted.read_text().strip() == "1":
+        return Seen(
+            Status.WARN, "restricted by AppArmor",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile",
+        )  # fmt: skip
+    return _tool("newuidmap", Status.WARN, ("--version",)) if os.geteuid() else _ok(f"up to {most}")
+
+
+@check("binfmt_misc", "Runs build steps of other architectures through an emulator.", Phase.VALIDATION)  # fmt: skip
+def _binfmt() -> Seen:
+    registry = Path("/proc/sys/fs/binfmt_misc")
+    others = [a.uname for a in Architecture if a.uname != platform.machine()]
+    fix = "apt-get install qemu-user-static binfmt-support (Debian 13: qemu-user-binfmt)"
+    if not (registry / "status").exists():
+        return Seen(Status.WARN, "not mounted", f"mount -t binfmt_misc binfmt_misc {registry}; {fix}")
+    ready = [name for name in others if (registry / f"qemu-{name}").exists()]
+    if len(ready) < len(others):
+        return Seen(Status.WARN, f"emulators registered: {', '.join(ready) or 'none'}", fix)
+    return _ok(f"emulators registered: {', '.join(ready)}")
+
+
+def examine(phases: Iterable[Phase]) -> Iterator[Finding]:
+    """Look at everything that the phases need."""
+    wanted = frozenset(phases)
+    for one in CHECKS:
+        if one.phases & wanted:
+            try:
+                yield Finding(one, one.look())
+            except Failure as error:
+                yield Finding(one, Seen(Status.FAIL, error.brief, error.hint))
+
+
+def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
+    """Install Debian packages, after a question.
+
+    Returns:
+        False when the answer was no.
+
+    Raises:
+        MissingRequirementError: not Debian, not root, or apt-get failed.
+    """
+    names = " ".join(packages)
+    if process.which("apt-get") is None:
+        raise MissingRequirementError(
+            f"missing: {names}, and this is not Debian", "install them with your package manager"
+        )
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    if as_root and process.which("sudo") is None:
+        raise MissingRequirementError(
+            f"missing: {names}", f"as root: apt-get install --no-install-recommends {names}"
+        )
+    if not dry and not confirm(f"Install {names} with apt-get?", yes=yes):
+        return False
+    env = process.environment({"DEBIAN_FRONTEND": "noninteractive"})
+    hint = "its output is above; check /etc/apt/sources.list and the network"
+    for args in (
+        ["update", "--quiet"],
+        ["install", "--yes", "--quiet", "--no-install-recommends", *packages],
+    ):
+        process.run(
+            [*as_root, "apt-get", *args], env=env, dry=dry, error=MissingRequirementError, hint=hint
+        )
+    return True
+
+
+def offer(error: MissingRequirementError, *, yes: bool) -> bool:
+    """Offer to install what an error says is missing.
+
+    Returns:
+        True when it was installed, and another try is worth it.
+    """
+    package = PACKAGES.get(error.tool)
+    if package is None:
+        return False
+    say(f"missing: {error.brief}")
+    return install([package], yes=yes) and process.which(error.tool) is not None
+
+
+def main(phase: str, *, fix: bool, yes: bool, json: bool, dry: bool) -> None:
+    """`invoke doctor`.
+
+    Raises:
+        UsageError: there is no such phase.
+        DoctorError: something is FAIL.
+    """
+    if phase and phase not in list(Phase):
+        raise UsageError(f"--phase {phase}: no such phase", f"one of: {', '.join(Phase)}")
+    phases = [Phase(phase)] if phase else list(Phase)
+    findings = list(examine(phases))
+    if fix:
+        packages = sorted({f.seen.package for f in findings if f.seen.package})
+        if not packages:
+            say("nothing to install")
+        elif install(packages, yes=yes, dry=dry):
+            findings = list(examine(phases))
+    if json:
+        emit_json([finding.as_json() for finding in findings])
+    else:
+        rows = [(f.check.name, str(f.seen.status), f.seen.detail) for f in findings]
+        table(("what", "", "seen"), rows)
+        for finding in findings:
+            if finding.seen.status is not Status.OK:
+                say(f"{finding.seen.status} {finding.check.name}: {finding.seen.detail}")
+                say(f"  why: {finding.check.why}")
+                say(f"  fix: {finding.seen.fix}")
+    failed = [f.check.name for f in findings if f.seen.status is Status.FAIL]
+    if failed:
+        raise DoctorError(
+            f"this machine is not ready: {', '.join(failed)}",
+            "mend it as said above, or run `invoke doctor --fix`",
+        )
