@@ -1,10 +1,9 @@
 """The tasks: `invoke --list` shows them, `invoke TASK --help` explains one."""
 
-from invoke import Collection
+from invoke.collection import Collection
 
-from buildkit_riscv64 import config
+from buildkit_riscv64 import config, house
 from buildkit_riscv64.binaries import tasks as binaries
-from buildkit_riscv64 import house
 
 ns = Collection(
     house.doctor,

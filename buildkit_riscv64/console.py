@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -76,7 +77,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stderr; nothing in it is cut off where there is no terminal."""
     from rich.box import SIMPLE
     from rich.console import Console
@@ -93,12 +94,12 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     console.print(shown)
 
 
-def step_summary(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def step_summary(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The same table on the page of a GitHub Actions run."""
     page = os.environ.get("GITHUB_STEP_SUMMARY")
     if not page:
         return
-    lines = [header, tuple("---" for _ in header), *rows]
-    with open(page, "a", encoding="utf-8") as file:
+    lines = [header, ["---"] * len(header), *rows]
+    with Path(page).open("a", encoding="utf-8") as file:
         file.write(f"### {title}\n\n")
         file.writelines(f"| {' | '.join(line)} |\n" for line in lines)

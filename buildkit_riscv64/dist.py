@@ -219,7 +219,9 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
     dist = dist or project.DIST
     try:
         dist.mkdir(parents=True, exist_ok=True)
-        handle = os.open(dist / f".{target.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(
+            dist / f".{target.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
     except OSError as error:
         raise storage_error(error, dist) from error
     try:

@@ -104,7 +104,9 @@ class Finding:
 CHECKS: list[Check] = []
 
 
-def check(name: str, why: str, *phases: Phase) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
+def check(
+    name: str, why: str, *phases: Phase
+) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
     """Register a check; later phases add their own with this."""
 
     def register(look: Callable[[], Seen]) -> Callable[[], Seen]:
@@ -127,13 +129,12 @@ def _kernel_config(option: str) -> str:
         (Path("/proc/config.gz"), gzip.open),
     ):
         try:
-            with opener(path, "rt") as file:  # type: ignore[operator]
-                for line in file:
-                    if line.startswith(f"{option}="):
-                        return str(line.strip().partition("=")[2])
-            return ""
+            with opener(path, "rt") as file:
+                lines = list(file)
         except OSError:
             continue
+        values = (line.strip().partition("=")[2] for line in lines if line.startswith(f"{option}="))
+        return str(next(values, ""))
     return "?"
 
 
@@ -306,7 +307,9 @@ def _binfmt() -> Seen:
     others = [a.uname for a in Architecture if a.uname != platform.machine()]
     fix = "apt-get install qemu-user-static binfmt-support (Debian 13: qemu-user-binfmt)"
     if not (registry / "status").exists():
-        return Seen(Status.WARN, "not mounted", f"mount -t binfmt_misc binfmt_misc {registry}; {fix}")
+        return Seen(
+            Status.WARN, "not mounted", f"mount -t binfmt_misc binfmt_misc {registry}; {fix}"
+        )
     ready = [name for name in others if (registry / f"qemu-{name}").exists()]
     if len(ready) < len(others):
         return Seen(Status.WARN, f"emulators registered: {', '.join(ready) or 'none'}", fix)

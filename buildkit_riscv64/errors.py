@@ -11,7 +11,7 @@ from typing import ClassVar
 from invoke.exceptions import Exit
 
 
-class Failure(Exit):  # type: ignore[misc]
+class Failure(Exit):
     """A failure that has been understood.
 
     Args:

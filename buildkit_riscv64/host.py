@@ -43,10 +43,10 @@ def _qemu_user() -> bool:
     if kernel and kernel != platform.machine():
         return True
     try:
-        really = os.readlink(f"/proc/self/task/{os.getpid()}/exe")
+        really = Path(f"/proc/self/task/{os.getpid()}/exe").readlink()
     except OSError:
         return False
-    return Path(really).name.startswith("qemu-")
+    return really.name.startswith("qemu-")
 
 
 def _qemu_system() -> bool:

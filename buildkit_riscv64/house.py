@@ -31,9 +31,7 @@ def doctor(
     doctor_.main(phase, fix=fix, yes=yes or settings.yes, json=json, dry=settings.dry)
 
 
-@command(
-    help={"session": "Only these nox sessions, separated by commas. `nox --list` names them."}
-)
+@command(help={"session": "Only these nox sessions, separated by commas. `nox --list` names them."})
 def test(context: Any, session: str = "") -> None:
     """Run the project's tests: format, lint, types, unit and integration tests.
 

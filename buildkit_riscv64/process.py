@@ -168,7 +168,9 @@ def read(
     """
     result = probe(args, cwd=cwd, env=env, timeout=timeout)
     if not result.ok:
-        raise error(f"`{show(args)}` failed ({describe_exit(result.code)}): {result.last_line}", hint)
+        raise error(
+            f"`{show(args)}` failed ({describe_exit(result.code)}): {result.last_line}", hint
+        )
     return result.stdout
 
 

@@ -194,7 +194,9 @@ def _tarball(stage: Path, name: str, binaries: list[dict[str, Any]], when: datet
 
 
 def _utc(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
 
 
 def _describe(
@@ -217,7 +219,7 @@ def _describe(
         text = sbom.bill_of_materials(command, file["sha256"], source.version, info, source.time)
         (stage / dist.sbom(command)).write_text(text)
     others = [tarball, *map(dist.sbom, dist.COMMANDS)]
-    manifest = {
+    manifest: dict[str, Any] = {
         "manifest_version": dist.MANIFEST_VERSION,
         "target": target.name,
         "version": source.version,
@@ -275,12 +277,12 @@ def build(options: Options) -> Outcome:
     if previous is not None and not options.force:
         recorded = previous.manifest.get("build", {}).get("inputs")
         if recorded == digest and previous.unchanged():
-            return Outcome(previous, True, time.time() - started)
+            return Outcome(previous, up_to_date=True, seconds=time.time() - started)
 
     say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
     if options.dry:
         _say_what_would_run(options, source, target, pinned)
-        return Outcome(None, False, time.time() - started)
+        return Outcome(None, up_to_date=False, seconds=time.time() - started)
     _refuse_too_little_space()
     with dist.lock(target), dist.staging(target) as stage:
         try:
@@ -305,14 +307,14 @@ def build(options: Options) -> Outcome:
             artifacts = dist.publish(stage, target)
         except OSError as error:
             raise dist.storage_error(error, stage) from error
-    return Outcome(artifacts, False, time.time() - started)
+    return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
 def _say_what_would_run(
     options: Options, source: sources.Source, target: Target, pinned: pins.Pins
 ) -> None:
-    from . import compile as compiler
     from .. import process
+    from . import compile as compiler
 
     command = ["make", "binaries"]
     if options.via is Via.GO:

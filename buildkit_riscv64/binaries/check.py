@@ -104,7 +104,9 @@ def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     sums = folder / dist.SUMS
     wanted = dist.sums([*listed.values(), *dist.record(folder, [dist.MANIFEST])])
     same = sums.is_file() and sums.read_text() == wanted
-    yield _finding(dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files")
+    yield _finding(
+        dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files"
+    )
     present = {str(p.relative_to(folder)) for p in folder.glob("*") if p.is_file()}
     present |= {str(p.relative_to(folder)) for p in folder.glob("bin/*")}
     extra = sorted(present - expected - {dist.MANIFEST, dist.SUMS, dist.VERDICT})
@@ -128,15 +130,15 @@ def _program(folder: Path, command: str, manifest: dict[str, Any], target: Targe
     yield _equal(name, "CGO_ENABLED", settings.get("CGO_ENABLED"), "0")
     if manifest["build"]["via"] == "go":
         level = target.level or target.arch.default_level
-        yield _equal(name, target.arch.level_variable, settings.get(target.arch.level_variable), level)
+        yield _equal(
+            name, target.arch.level_variable, settings.get(target.arch.level_variable), level
+        )
         yield _equal(name, "trimpath", settings.get("-trimpath"), "true")
         yield _equal(name, "tags", settings.get("-tags"), ",".join(compiler.TAGS))
         yield _equal(name, "module", info["Main"].get("Sum", ""), manifest["source"]["sum"])
 
     if target.arch is not Architecture.here():
-        yield Finding(
-            name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}"
-        )
+        yield Finding(name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}")
         return
     answer = process.probe([path, "--version"], timeout=ANSWER_SECONDS)
     said = answer.stdout.strip() if answer.ok else f"{process.describe_exit(answer.code)}: {answer.last_line}"  # fmt: skip

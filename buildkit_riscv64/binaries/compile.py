@@ -174,7 +174,9 @@ def progress() -> Iterator[Progress]:
         yield _BarProgress(bar, bar.add_task("compiling", total=None, current=""))
 
 
-def _failure(code: int, output: Sequence[str]) -> BuildError | StorageError | MissingRequirementError:
+def _failure(
+    code: int, output: Sequence[str]
+) -> BuildError | StorageError | MissingRequirementError:
     """The failure that the end of a compiler's output amounts to."""
     text = "\n".join(output)
     if "no space left on device" in text or "disk quota exceeded" in text:
@@ -231,8 +233,16 @@ def compile_commands(
             **extra_env,
         },
     )
-    build = [go.command, "build", "-v", *flags(source), "-o", f"{output}/", *source.packages]
-    listing = [
+    build: process.Arguments = [
+        go.command,
+        "build",
+        "-v",
+        *flags(source),
+        "-o",
+        f"{output}/",
+        *source.packages,
+    ]
+    listing: process.Arguments = [
         go.command, "list", "-deps", "-f", "{{.ImportPath}}{{range .Imports}} {{.}}{{end}}",
         source.mod_flag, f"-tags={','.join(TAGS)}", *source.packages,
     ]  # fmt: skip

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import InterpSegment
 
 from .. import process
 from ..errors import CheckError
@@ -45,10 +47,12 @@ def read_elf(path: Path) -> Elf:
             elf = ELFFile(file)
             interpreter, needed = "", []
             for segment in elf.iter_segments():
-                if segment["p_type"] == "PT_INTERP":
+                if isinstance(segment, InterpSegment):
                     interpreter = segment.get_interp_name()
-                if segment["p_type"] == "PT_DYNAMIC":
-                    needed += [t.needed for t in segment.iter_tags() if t.entry.d_tag == "DT_NEEDED"]
+                if isinstance(segment, DynamicSegment):
+                    needed += [
+                        t.needed for t in segment.iter_tags() if t.entry.d_tag == "DT_NEEDED"
+                    ]
             return Elf(
                 elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed)
             )

@@ -40,7 +40,9 @@ def refuse_impossible(source: Source, target: Target) -> None:
     install = "run `invoke doctor --fix --phase image`; or build with --via go"
     for tool in ("make", "docker"):
         if process.which(tool) is None:
-            raise MissingRequirementError(f"--via make needs {tool}, and it is missing", install, tool)
+            raise MissingRequirementError(
+                f"--via make needs {tool}, and it is missing", install, tool
+            )
     for what, command in (
         ("the docker buildx plugin", ["docker", "buildx", "version"]),
         ("a running docker engine", ["docker", "version", "--format", "{{.Server.Version}}"]),
@@ -73,9 +75,7 @@ def compile_commands(source: Source, output: Path, scratch: Path) -> Go:
         ["git", "clone", "--quiet", "--shared", "--no-checkout", source.directory, clone],
         error=SourceError,
     )  # fmt: skip
-    process.run(
-        ["git", "-C", clone, "checkout", "--quiet", "--detach", commit], error=SourceError
-    )
+    process.run(["git", "-C", clone, "checkout", "--quiet", "--detach", commit], error=SourceError)
     if source.pinned:
         # A shallow submodule has no tags, and upstream's version comes from them.
         process.run(["git", "-C", clone, "tag", "--force", source.version, commit])
@@ -86,7 +86,9 @@ def compile_commands(source: Source, output: Path, scratch: Path) -> Go:
     for command in dist.COMMANDS:
         built = clone / "bin" / "build" / command
         if not built.is_file():
-            raise BuildError(f"`make binaries` made no bin/build/{command}", "look at its output above")
+            raise BuildError(
+                f"`make binaries` made no bin/build/{command}", "look at its output above"
+            )
         shutil.move(built, output / command)
     go = ensure(pins.load())
     info = read_build_info(output / dist.COMMANDS[0], go)

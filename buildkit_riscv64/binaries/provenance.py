@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, MessageToJson, ParseDict
-from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import (
+    Provenance,  # type: ignore[attr-defined]  # made at run time by protobuf
+)
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 
@@ -52,7 +54,8 @@ def statement(manifest: Mapping[str, Any]) -> str:
                 "internalParameters": {
                     "flags": build["flags"],
                     "environment": build["environment"],
-                    "host": manifest["host"],
+                    # As text: protobuf has only floating-point numbers here.
+                    "host": {key: str(value) for key, value in manifest["host"].items()},
                 },
                 "resolvedDependencies": [upstream, toolchain],
             },

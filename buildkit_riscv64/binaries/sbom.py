@@ -11,6 +11,7 @@ from uuid import UUID
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
@@ -66,7 +67,9 @@ def bill_of_materials(
     modules = [_module(module) for module in info.get("Deps") or []]
     maker = Component(type=ComponentType.APPLICATION, name=MAKER)
     bom = Bom(
-        metadata=BomMetaData(component=program, timestamp=time, tools=[maker]),
+        metadata=BomMetaData(
+            component=program, timestamp=time, tools=ToolRepository(components=[maker])
+        ),
         components=[standard_library, *modules],
     )
     # A serial number identifies one document; deriving it from the program

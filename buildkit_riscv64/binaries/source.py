@@ -76,7 +76,9 @@ def _git(directory: Path, *args: str, hint: str = "") -> str:
 
 def _differences(directory: Path) -> Iterator[tuple[str, str]]:
     """What differs from HEAD, as (how, file): all that could be compiled in and is not committed."""
-    status = _git(directory, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames")
+    status = _git(
+        directory, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames"
+    )
     for entry in filter(None, status.split("\0")):
         yield ("untracked" if entry.startswith("??") else "changed"), entry[3:]
     # A file that git has been told not to look at hides its changes from git status.
@@ -85,7 +87,15 @@ def _differences(directory: Path) -> Iterator[tuple[str, str]]:
             yield "hidden from git (assume-unchanged or skip-worktree)", entry[2:]
     # So does one that is ignored, and go build compiles it all the same.
     ignored = _git(
-        directory, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", "*.go", "*.s"
+        directory,
+        "ls-files",
+        "-z",
+        "--others",
+        "--ignored",
+        "--exclude-standard",
+        "--",
+        "*.go",
+        "*.s",
     )
     for name in filter(None, ignored.split("\0")):
         yield "ignored by git", name
@@ -127,7 +137,9 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
     else:
         version = _git(directory, "describe", "--match", "v[0-9]*", "--always", "--tags").strip()
     if not re.fullmatch(r"[\w.+-]+", version):
-        raise SourceError(f"the tag {version!r} cannot be stamped into a program", "use another tag")
+        raise SourceError(
+            f"the tag {version!r} cannot be stamped into a program", "use another tag"
+        )
     mark = ".m" if dirty else ""
     seconds = int(_git(directory, "show", "-s", "--format=%ct", "HEAD"))
     return Source(
@@ -193,8 +205,12 @@ def module_sum(pins: Pins) -> str:
         sums = (project.UPSTREAM_MODULE / "go.sum").read_text()
     except OSError as error:
         raise SourceError(f"cannot read {error.filename}: {error.strerror}", hint) from error
-    if not re.search(rf"^\s*(require\s+)?{MODULE} {re.escape(pins.version)}(?: // indirect)?$", required, re.M):
-        raise SourceError(f"upstream/go.mod does not require the pinned {MODULE} {pins.version}", hint)
+    if not re.search(
+        rf"^\s*(require\s+)?{MODULE} {re.escape(pins.version)}(?: // indirect)?$", required, re.M
+    ):
+        raise SourceError(
+            f"upstream/go.mod does not require the pinned {MODULE} {pins.version}", hint
+        )
     found = re.search(rf"^{MODULE} {re.escape(pins.version)} (h1:\S+)$", sums, re.M)
     if not found:
         raise SourceError(f"upstream/go.sum has no hash of {MODULE} {pins.version}", hint)
@@ -262,7 +278,7 @@ def _newest_change(directories: list[str]) -> int:
     pending = list(directories)
     while pending:
         directory = pending.pop()
-        newest = max(newest, os.stat(directory).st_ctime_ns)
+        newest = max(newest, Path(directory).stat().st_ctime_ns)
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
@@ -291,7 +307,11 @@ def verify_modules(source: Source, go: Go) -> None:
     )
     directories = [m["Dir"] for m in json_stream(listing) if m.get("Dir")]
     stamp = project.cache() / "verified-modules.json"
-    seen = {"state": source.state, "modules": len(directories), "newest": _newest_change(directories)}
+    seen = {
+        "state": source.state,
+        "modules": len(directories),
+        "newest": _newest_change(directories),
+    }
     try:
         if json.loads(stamp.read_text()) == seen:
             return

@@ -188,7 +188,9 @@ def fetch_error(what: str, output: str) -> NetworkError | SourceError:
         )
     signs = (line for line in lines if any(sign in line for sign in _NETWORK_SIGNS))
     reason = next(signs, lines[-1] if lines else "no answer")
-    return NetworkError(f"{what}: {reason}", "check the network, the proxy settings and `go env GOPROXY`")
+    return NetworkError(
+        f"{what}: {reason}", "check the network, the proxy settings and `go env GOPROXY`"
+    )
 
 
 @functools.cache

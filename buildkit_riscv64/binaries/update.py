@@ -64,7 +64,9 @@ def _commit_of(tag: str) -> str:
         raise NetworkError(
             f"cannot ask {url} for the commit of {tag}: {answer.last_line}", "check the network"
         )
-    commits = dict(reversed(line.split()) for line in answer.stdout.splitlines())
+    # One line a reference: the object, a tab, the name.
+    lines = (line.split() for line in answer.stdout.splitlines())
+    commits = {name: commit for commit, name in lines}
     # An annotated tag is an object of its own; ^{} is the commit that it names.
     commit = commits.get(f"refs/tags/{tag}^{{}}") or commits.get(f"refs/tags/{tag}")
     if not commit:
@@ -128,7 +130,9 @@ def update(tag: str, *, dry: bool = False) -> None:
         if Version(tag) < Version(old.version):
             say("note: this is an older release than the pinned one")
         if dry:
-            say("would write pins.toml, upstream/go.mod, upstream/go.sum and the submodule's commit")
+            say(
+                "would write pins.toml, upstream/go.mod, upstream/go.sum and the submodule's commit"
+            )
             return
         text = project.PINS.read_text()
         for key, value in (

@@ -57,7 +57,7 @@ def _compile_again(
     sources.prepare(source, go)
     sources.verify_modules(source, go)
     # Not /tmp, which is memory on many machines; not dist/, where only artifacts are.
-    place = os.environ.get("TMPDIR") or "/var/tmp"
+    place = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - only the default place
     with tempfile.TemporaryDirectory(prefix="buildkit-verify-", dir=place) as folder:
         output, scratch = Path(folder, "bin"), Path(folder, "scratch")
         output.mkdir()
