@@ -1,1 +1,73 @@
-"""The test matrix."""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2"]
+# ///
+"""The test matrix: `nox --list` shows it, `nox -s NAME` runs one session.
+
+Every session installs the locked requirements; what follows `--` is passed on.
+"""
+
+import platform
+import shutil
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.stop_on_first_error = False
+
+PYTHON_FILES = ["tasks.py", "noxfile.py", "buildkit_riscv64", "benchmarks", "tests"]
+
+
+def install(session: nox.Session) -> None:
+    """Put the locked requirements into the session's environment."""
+    session.install("--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt")
+
+
+@nox.session(tags=["check"])
+def lint(session: nox.Session) -> None:
+    """Format, lint and spelling of everything we wrote."""
+    install(session)
+    session.run("ruff", "format", "--check", *PYTHON_FILES)
+    session.run("ruff", "check", *PYTHON_FILES)
+    session.run("codespell")
+    # shellcheck publishes nothing for riscv64, and what it says is the same everywhere.
+    if platform.machine() != "riscv64":
+        session.run("shellcheck", "invoke", ".ci/run")
+
+
+@nox.session(tags=["check"])
+def types(session: nox.Session) -> None:
+    """Types, strictly."""
+    install(session)
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(tags=["real"])
+def tests(session: nox.Session) -> None:
+    """All tests: unit, and integration with the real upstream compiled and a miniature one broken."""
+    install(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False, tags=["check"])
+def unit(session: nox.Session) -> None:
+    """Unit tests alone: no docker, no network, seconds."""
+    install(session)
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session(default=False)
+def benchmark(session: nox.Session) -> None:
+    """What we add to the Go compiler, side by side with the plain way; takes ten minutes."""
+    install(session)
+    session.run("python", "-m", "benchmarks.build_binaries", *session.posargs)
+
+
+@nox.session(default=False, venv_backend="none")
+def clean(session: nox.Session) -> None:
+    """Remove what tests and tools left in the checkout; dist/ stays."""
+    for name in (".mypy_cache", ".pytest_cache", ".ruff_cache"):
+        shutil.rmtree(name, ignore_errors=True)
+        session.log(f"removed {name}")
