@@ -31,21 +31,29 @@ def doctor(
     doctor_.main(phase, fix=fix, yes=yes or settings.yes, json=json, dry=settings.dry)
 
 
-@command(help={"session": "Only these nox sessions, separated by commas. `nox --list` names them."})
-def test(context: Any, session: str = "") -> None:
+@command(
+    help={
+        "session": "Only these nox sessions, separated by commas. `nox --list` names them.",
+        "yes": "Install missing packages without asking. Implied where CI is set.",
+    }
+)
+def test(context: Any, session: str = "", yes: bool = False) -> None:
     """Run the project's tests: format, lint, types, unit and integration tests.
 
-    The integration tests compile the real upstream once; that takes minutes.
-    They need what `invoke doctor --fix` installs.
+    The integration tests compile the real upstream from nothing; that takes
+    minutes on a laptop and an hour on a board. `--session unit` takes seconds.
     """
     import sys
 
-    from . import config, process, project
+    from . import config, pins, process, project
+    from .binaries import toolchain
     from .errors import CheckError
 
     settings = config.read(context.config)
     chosen = ["--sessions", *session.split(",")] if session else []
+    if not settings.dry:
+        toolchain.ensure(pins.load())
     process.run(
         [sys.executable, "-m", "nox", *chosen], cwd=project.ROOT, dry=settings.dry,
-        env=process.test_environment(), error=CheckError, hint="the failing test is above",
+        env=process.whole_environment(), error=CheckError, hint="what failed is above",
     )  # fmt: skip

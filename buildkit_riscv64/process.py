@@ -50,8 +50,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**inherited, "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
-def test_environment() -> dict[str, str]:
-    """The environment for our own tests: all of ours, since they test what it does to us."""
+def whole_environment() -> dict[str, str]:
+    """Everything of ours, for a child that is to see what we see: our own tests."""
     return dict(os.environ)
 
 
