@@ -1,0 +1,140 @@
+"""`invoke build-binaries` against two bare `go build`s, and what starting us costs.
+
+The plain way has the same Go, source and flags. "Cold" is an empty build cache
+and a filled module cache, for both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.measure import Case, Sample, checkout, in_turns, keep, run
+from buildkit_riscv64 import dist, pins
+from buildkit_riscv64.binaries import compile as compiler
+from buildkit_riscv64.binaries import source as sources
+from buildkit_riscv64.binaries import toolchain
+
+MIB = 1 << 20
+
+
+class Bench:
+    """Both ways, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        pinned = pins.load()
+        self.go = toolchain.ensure(pinned)
+        self.source = sources.resolve("module", pinned)
+        sources.prepare(self.source, self.go)
+        self.cache = folder / "cache"
+        self.output = folder / "plain"
+        self.checkout = checkout(folder / "checkout")
+        self.empty = folder / "empty"
+        self.empty.mkdir()
+        (self.empty / "tasks.py").write_text(
+            "from invoke import task\n\n@task\ndef nothing(context):\n    '''Nothing.'''\n"
+        )
+        self.output.mkdir()
+
+    def forget(self) -> None:
+        """Empty the build cache."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    def plain(self, *, fresh: bool = True) -> Sample:
+        """Two bare builds, one after the other."""
+        if fresh:
+            shutil.rmtree(self.output)
+            self.output.mkdir()
+        env = toolchain.environment(self.go, {"GOCACHE": str(self.cache)})
+        seconds, peak = 0.0, 0
+        for command in dist.COMMANDS:
+            package = f"{pins.MODULE}/cmd/{command}"
+            flags = compiler.flags(self.source)
+            one = run(
+                [self.go.command, "build", *flags, "-o", f"{self.output}/{command}", package],
+                self.source.directory,
+                env,
+            )
+            seconds, peak = seconds + one.seconds, max(peak, one.peak_bytes)
+        return Sample(round(seconds, 3), peak)
+
+    def invoke(self, *args: str, cwd: Path | None = None) -> Sample:
+        """One of our tasks."""
+        return run(
+            [sys.executable, "-m", "invoke", *args],
+            cwd or self.checkout,
+            {**os.environ, "GOCACHE": str(self.cache)},
+        )
+
+    def build(self) -> Sample:
+        """Ours, whatever there is already."""
+        return self.invoke("build-binaries", "--source=module", "--force")
+
+    def cold_plain(self) -> Sample:
+        """The plain way, from an empty build cache."""
+        self.forget()
+        return self.plain()
+
+    def cold_build(self) -> Sample:
+        """Ours, from an empty build cache."""
+        self.forget()
+        return self.build()
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Measure all cases; `--quick` leaves out the cold one."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR") or "/var/tmp") as name:
+        bench = Bench(Path(name))
+        bench.build()
+        cases = []
+        if "--quick" not in argv:
+            cases.append(
+                in_turns(
+                    Case(name="cold", description="empty build cache", limit=0.85),
+                    3,
+                    {"plain": bench.cold_plain, "ours": bench.cold_build},
+                )
+            )
+        cases += [
+            in_turns(
+                Case(
+                    name="warm",
+                    description="full build cache, both programs linked anew",
+                    limit=1.05,
+                    limit_bytes=80 * MIB,
+                ),
+                7,
+                {"plain": bench.plain, "ours": bench.build},
+            ),
+            in_turns(
+                Case(name="up to date", description="nothing changed", limit_seconds=0.5),
+                10,
+                {
+                    "plain": lambda: bench.plain(fresh=False),
+                    "ours": lambda: bench.invoke("build-binaries", "--source=module"),
+                },
+            ),
+            in_turns(
+                Case(
+                    name="list",
+                    description="`invoke --list`, against one task in an empty tasks.py",
+                    limit=1.5,
+                ),
+                20,
+                {
+                    "plain": lambda: bench.invoke("--list", cwd=bench.empty),
+                    "ours": lambda: bench.invoke("--list"),
+                },
+            ),
+        ]
+        print(f"wrote {keep('build-binaries', cases)}")
+    report.main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,119 @@
+"""Running things side by side, and keeping what was seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from buildkit_riscv64 import host, process, project
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run.
+
+    Args:
+        seconds: wall time.
+        peak_bytes: the most memory that the started process itself held.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Two ways of doing the same, run in turns.
+
+    Args:
+        name: short.
+        description: what is compared.
+        limit: the most that `ours` may take of the time of `baseline`; None where
+            only `limit_seconds` or `limit_bytes` counts.
+        limit_seconds: the most seconds that `ours` may take.
+        limit_bytes: the most memory that our own process may take.
+        samples: by way, in the order in which they ran.
+    """
+
+    name: str
+    description: str
+    limit: float | None = None
+    limit_seconds: float | None = None
+    limit_bytes: int | None = None
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+
+
+def run(args: Sequence[str | os.PathLike[str]], cwd: Path, env: Mapping[str, str]) -> Sample:
+    """Time one command, which must succeed."""
+    peak = 0
+    with tempfile.TemporaryFile("w+") as said:
+        started = time.monotonic()
+        with subprocess.Popen(
+            args, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=said
+        ) as child:
+            while child.poll() is None:
+                peak = max(peak, _peak_bytes(child.pid))
+                time.sleep(0.005)
+            seconds = time.monotonic() - started
+        if child.returncode:
+            said.seek(0)
+            raise SystemExit(f"{process.show(args)} failed:\n{said.read()}")
+    return Sample(round(seconds, 3), peak)
+
+
+def _peak_bytes(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def in_turns(case: Case, count: int, ways: Mapping[str, Callable[[], Sample]]) -> Case:
+    """Run each way `count` times, one after the other, so that noise meets both."""
+    for number in range(count):
+        for way, do in ways.items():
+            sample = do()
+            case.samples.setdefault(way, []).append(sample)
+            print(f"{case.name} {number + 1}/{count} {way}: {sample.seconds:.2f} s", flush=True)
+    return case
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of this checkout's files, so that a benchmark leaves `dist/` alone."""
+    listed = process.read(
+        ["git", "-C", project.ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    )
+    for name in filter(None, listed.split("\0")):
+        source = project.ROOT / name
+        if source.is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+    return folder
+
+
+def keep(name: str, cases: Sequence[Case]) -> Path:
+    """Write the samples, with the machine that they were taken on."""
+    facts = host.facts()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.linux-{facts.arch}.{facts.execution}.json"
+    data = {
+        "name": name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "host": facts.as_json(),
+        "cases": [asdict(case) for case in cases],
+    }
+    path.write_text(json.dumps(data, indent=2) + "\n")
+    return path
