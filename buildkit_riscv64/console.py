@@ -25,7 +25,7 @@ def warn(text: str) -> None:
 
 def emit_json(value: Any) -> None:
     """A result for scripts, on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
 
 
 def size(number: int) -> str:
@@ -69,7 +69,8 @@ def confirm(question: str, *, yes: bool) -> bool:
     if not sys.stdin.isatty():
         return False
     say(f"{question} [Y/n] ")
-    return sys.stdin.readline().strip().lower() in {"", "y", "yes"}
+    # Enter is a yes; the end of the input (Ctrl-D), which has no line end, is a no.
+    return sys.stdin.readline().lower() in {"\n", "y\n", "yes\n"}
 
 
 def count(number: int, noun: str) -> str:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from . import project
-from .arch import Target
+from .arch import Architecture, Target
 from .errors import BusyError, CheckError, NotNativeError, StorageError
 
 #: The commands, in the order in which upstream lists them.
@@ -90,6 +90,12 @@ class Artifacts:
         """The manifest's record of each file, by name."""
         return {record["name"]: record for record in self.manifest["files"]}
 
+    @property
+    def inputs(self) -> str:
+        """The digest of what they were made from; nothing where the manifest has none."""
+        build = self.manifest.get("build")
+        return str(build.get("inputs", "")) if isinstance(build, dict) else ""
+
     def unchanged(self) -> bool:
         """True when the files are those of the manifest.
 
@@ -104,7 +110,7 @@ class Artifacts:
                     return False
                 if stat.st_mtime_ns > finished and sha256(self.path / name) != record["sha256"]:
                     return False
-        except (OSError, KeyError, TypeError):
+        except (OSError, KeyError, TypeError, ValueError):
             return False
         return True
 
@@ -123,7 +129,7 @@ def load(path: Path) -> Artifacts:
         raise CheckError(
             f"no artifacts in {shown(path)}", "run `invoke build-binaries` first"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckError(
             f"cannot read {shown(path / MANIFEST)}: {error}",
             "run `invoke build-binaries --force` to make it anew",
@@ -204,7 +210,11 @@ def _exchange(new: Path, old: Path) -> None:
         raise OSError(code, os.strerror(code), str(old))
     aside = new.with_name(f"{new.name}.old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
     aside.rename(new)
 
 
@@ -267,10 +277,12 @@ def publish(stage: Path, target: Target, dist: Path | None = None) -> Artifacts:
         StorageError: it could not be put in place.
     """
     final = (dist or project.DIST) / target.name
-    compiled_on = load(stage).manifest["host"]["arch"]
-    if compiled_on != target.arch:
+    # A manifest may say anything; this machine is what it is.
+    compiled_on = {load(stage).manifest["host"]["arch"], str(Architecture.here())}
+    if compiled_on != {str(target.arch)}:
+        others = " and ".join(sorted(compiled_on - {str(target.arch)}))
         raise NotNativeError(
-            f"binaries for {target.name} that were compiled on {compiled_on} are not artifacts",
+            f"binaries for {target.name} that were compiled on {others} are not artifacts",
             f"build them on {target.arch}",
         )
     try:

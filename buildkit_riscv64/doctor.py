@@ -176,8 +176,6 @@ def _git() -> Seen:
 
 @check("go", "It compiles BuildKit, or fetches the pinned Go that does.", Phase.BINARIES)
 def _go() -> Seen:
-    from packaging.version import Version
-
     from .binaries import toolchain
 
     pinned = pins.load()
@@ -187,13 +185,13 @@ def _go() -> Seen:
     for go in found:
         if go.version == pinned.go_version:
             return _ok(f"{go.version}, the pinned one, at {go.command}")
-    first = found[0]
-    if Version(first.version.removeprefix("go")) < Version(pins.OLDEST_BOOTSTRAP_GO):
-        return Seen(
-            Status.FAIL, f"{first.version} is too old to fetch {pinned.go_version}",
-            "apt-get install golang-go", PACKAGES["go"],
-        )  # fmt: skip
-    return _ok(f"{first.version}; a build fetches the pinned {pinned.go_version} with it")
+    for go in found:
+        if not toolchain.older_than(go.version, pins.OLDEST_BOOTSTRAP_GO):
+            return _ok(f"{go.version}; a build fetches the pinned {pinned.go_version} with it")
+    return Seen(
+        Status.FAIL, f"{found[0].version} is too old to fetch {pinned.go_version}",
+        "apt-get install golang-go", PACKAGES["go"],
+    )  # fmt: skip
 
 
 @check("make", "`build-binaries --via make` runs upstream's Makefile.", Phase.BINARIES)
@@ -325,6 +323,8 @@ def examine(phases: Iterable[Phase]) -> Iterator[Finding]:
                 yield Finding(one, one.look())
             except Failure as error:
                 yield Finding(one, Seen(Status.FAIL, error.brief, error.hint))
+            except OSError as error:
+                yield Finding(one, Seen(Status.WARN, f"cannot be found out: {error}"))
 
 
 def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
@@ -348,6 +348,9 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
         )
     if not dry and not confirm(f"Install {names} with apt-get?", yes=yes):
         return False
+    if as_root and not dry:
+        # Asks for the password here and now: what `run` starts may not read the terminal.
+        process.read(["sudo", "true"], timeout=300, error=MissingRequirementError)
     env = process.environment({"DEBIAN_FRONTEND": "noninteractive"})
     hint = "its output is above; check /etc/apt/sources.list and the network"
     for args in (
@@ -369,8 +372,10 @@ def offer(error: MissingRequirementError, *, yes: bool) -> bool:
     package = PACKAGES.get(error.tool)
     if package is None:
         return False
-    say(f"missing: {error.brief}")
-    return install([package], yes=yes) and process.which(error.tool) is not None
+    if not confirm(f"{error.brief}. Install {package} with apt-get?", yes=yes):
+        return False
+    say(f"{error.brief}: installing {package}")
+    return install([package], yes=True) and process.which(error.tool) is not None
 
 
 def main(phase: str, *, fix: bool, yes: bool, json: bool, dry: bool) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from . import project
 from .errors import SourceError, UsageError
-from .project import PINS
 
 #: The Go module, and import path, of upstream.
 MODULE = "github.com/moby/buildkit"
@@ -50,12 +50,13 @@ class Pins:
         return f"go{self.go}"
 
 
-def load(path: Path = PINS) -> Pins:
-    """Read the pins.
+def load(path: Path | None = None) -> Pins:
+    """Read the pins, of this checkout unless told otherwise.
 
     Raises:
         SourceError: the file is missing, or not as this project writes it.
     """
+    path = path or project.PINS
     try:
         data = tomllib.loads(path.read_text())
         buildkit, go = data["buildkit"], data["go"]
@@ -68,6 +69,12 @@ def load(path: Path = PINS) -> Pins:
         )
         if not re.fullmatch(r"[0-9a-f]{40}", pins.commit):
             raise ValueError(f"{pins.commit!r} is not a full commit")
+        if not re.fullmatch(r"\d+\.\d+\.\d+", pins.go):
+            raise ValueError(f"{pins.go!r} is not a Go release")
+        if not isinstance(pins.time, datetime) or pins.time.tzinfo is None:
+            raise ValueError(f"{pins.time} is not a time with its zone")
+        if not isinstance(pins.go_sums, dict):
+            raise TypeError("[go.sums] is not a table")
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, UsageError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise SourceError(

@@ -14,6 +14,7 @@ of them.)
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
@@ -119,6 +120,9 @@ def probe(
         timeout: seconds; code 124 when they pass, as timeout(1) has it. A
             command without one may run long, so it cannot outlive us.
 
+    Code 126, as a shell has it, is a file that cannot be executed: not
+    permitted, for another architecture, or its loader is missing.
+
     Raises:
         MissingRequirementError: there is no such command.
     """
@@ -138,9 +142,13 @@ def probe(
             timeout=timeout,
             check=False,
         )
-    except (FileNotFoundError, PermissionError) as error:
-        if cwd is not None and not cwd.is_dir():
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.EACCES, errno.ENOEXEC} or (
+            cwd is not None and not cwd.is_dir()
+        ):
             raise
+        if os.sep in os.fspath(args[0]) and os.path.exists(args[0]):  # noqa: PTH110 - maybe no Path
+            return Result(126, "", f"{show(args[:1])}: cannot be executed: {error.strerror}")
         raise _not_found(args) from error
     except subprocess.TimeoutExpired:
         return Result(124, "", f"no answer within {timeout:g} s")
@@ -216,7 +224,7 @@ class Group:
                 stderr=stderr,
                 process_group=self._watch.pid,
             )
-        except FileNotFoundError as error:
+        except (FileNotFoundError, PermissionError) as error:
             if cwd is not None and not cwd.is_dir():
                 raise
             raise _not_found(args) from error
@@ -229,6 +237,9 @@ class Group:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(GRACE_SECONDS)
         os.close(self._open_while_alive)
+        # The watch does the same, unless it was stopped, or ended before its trap was set.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._watch.pid, signal.SIGKILL)
         self._watch.wait()
         if child is not None:
             child.wait()

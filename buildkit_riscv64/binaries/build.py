@@ -274,10 +274,9 @@ def build(options: Options) -> Outcome:
         make.refuse_impossible(source, target)
     digest = inputs(source, target, options.via, pinned)
     previous = dist.find(project.DIST / target.name)
-    if previous is not None and not options.force:
-        recorded = previous.manifest.get("build", {}).get("inputs")
-        if recorded == digest and previous.unchanged():
-            return Outcome(previous, up_to_date=True, seconds=time.time() - started)
+    known = not options.force and previous is not None and previous.inputs == digest
+    if previous is not None and known and previous.unchanged():
+        return Outcome(previous, up_to_date=True, seconds=time.time() - started)
 
     say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
     if options.dry:

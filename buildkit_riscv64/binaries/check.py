@@ -62,14 +62,21 @@ def _equal(subject: str, check: str, seen: object, expected: object) -> Finding:
     return _finding(subject, check, seen == expected, seen, expected)
 
 
-def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+def objection(manifest: Mapping[str, Any]) -> str:
+    """What the schema has against a manifest; nothing when it is good."""
     import fastjsonschema
 
     try:
         # Formats are not validated: the library would need a regular expression for each.
-        fastjsonschema.validate(json.loads(SCHEMA.read_text()), artifacts.manifest)
+        fastjsonschema.validate(json.loads(SCHEMA.read_text()), manifest)
     except fastjsonschema.JsonSchemaValueException as error:
-        yield Finding(dist.MANIFEST, "schema", Status.FAIL, error.message)
+        return str(error.message)
+    return ""
+
+
+def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+    if wrong := objection(artifacts.manifest):
+        yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
         return
     yield Finding(dist.MANIFEST, "schema", Status.OK, f"version {dist.MANIFEST_VERSION}")
     manifest = artifacts.manifest
@@ -79,6 +86,8 @@ def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     if manifest["source"]["pinned"]:
         yield _equal(dist.MANIFEST, "version", manifest["version"], pinned.version)
         yield _equal(dist.MANIFEST, "revision", manifest["revision"], pinned.commit)
+        if manifest["build"]["via"] == "go":
+            yield _equal(dist.MANIFEST, "Go", manifest["go"]["version"], pinned.go_version)
     else:
         yield Finding(
             dist.MANIFEST, "version", Status.WARN,
@@ -103,13 +112,12 @@ def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
         yield _equal(name, "sha256", seen, record["sha256"])
     sums = folder / dist.SUMS
     wanted = dist.sums([*listed.values(), *dist.record(folder, [dist.MANIFEST])])
-    same = sums.is_file() and sums.read_text() == wanted
+    same = sums.is_file() and sums.read_bytes() == wanted.encode()
     yield _finding(
         dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files"
     )
-    present = {str(p.relative_to(folder)) for p in folder.glob("*") if p.is_file()}
-    present |= {str(p.relative_to(folder)) for p in folder.glob("bin/*")}
-    extra = sorted(present - expected - {dist.MANIFEST, dist.SUMS, dist.VERDICT})
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    extra = sorted(present - expected - {"bin", dist.MANIFEST, dist.SUMS, dist.VERDICT})
     yield _finding(".", "nothing else", not extra, ", ".join(extra) or "nothing", "nothing")
 
 
@@ -124,8 +132,8 @@ def _program(folder: Path, command: str, manifest: dict[str, Any], target: Targe
 
     info = read_build_info(path, go)
     settings = info["Settings"]
-    yield _equal(name, "Go", info["GoVersion"].split()[0], manifest["go"]["version"])
-    yield _equal(name, "package", info["Path"], f"{pins.MODULE}/cmd/{command}")
+    yield _equal(name, "Go", info.get("GoVersion", "").partition(" ")[0], manifest["go"]["version"])
+    yield _equal(name, "package", info.get("Path"), f"{pins.MODULE}/cmd/{command}")
     yield _equal(name, "GOOS/GOARCH", f"{settings.get('GOOS')}/{settings.get('GOARCH')}", f"linux/{target.arch}")  # fmt: skip
     yield _equal(name, "CGO_ENABLED", settings.get("CGO_ENABLED"), "0")
     if manifest["build"]["via"] == "go":
@@ -135,7 +143,7 @@ def _program(folder: Path, command: str, manifest: dict[str, Any], target: Targe
         )
         yield _equal(name, "trimpath", settings.get("-trimpath"), "true")
         yield _equal(name, "tags", settings.get("-tags"), ",".join(compiler.TAGS))
-        yield _equal(name, "module", info["Main"].get("Sum", ""), manifest["source"]["sum"])
+        yield _equal(name, "module", info.get("Main", {}).get("Sum", ""), manifest["source"]["sum"])
 
     if target.arch is not Architecture.here():
         yield Finding(name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}")

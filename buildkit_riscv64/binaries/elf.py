@@ -50,9 +50,8 @@ def read_elf(path: Path) -> Elf:
                 if isinstance(segment, InterpSegment):
                     interpreter = segment.get_interp_name()
                 if isinstance(segment, DynamicSegment):
-                    needed += [
-                        t.needed for t in segment.iter_tags() if t.entry.d_tag == "DT_NEEDED"
-                    ]
+                    libraries = segment.iter_tags("DT_NEEDED")
+                    needed += [tag.needed for tag in libraries]  # type: ignore[attr-defined]
             return Elf(
                 elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed)
             )

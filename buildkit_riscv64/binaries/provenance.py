@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, MessageToJson, ParseDict
-from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import (
-    Provenance,  # type: ignore[attr-defined]  # made at run time by protobuf
-)
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 
@@ -68,7 +66,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
                 },
             },
         },
-        Provenance(),
+        provenance_pb2.Provenance(),  # type: ignore[attr-defined]  # made at run time by protobuf
     )
     subjects = [
         ResourceDescriptor(name=file["name"], digest={"sha256": file["sha256"]}).pb

@@ -87,16 +87,9 @@ def _differences(directory: Path) -> Iterator[tuple[str, str]]:
             yield "hidden from git (assume-unchanged or skip-worktree)", entry[2:]
     # So does one that is ignored, and go build compiles it all the same.
     ignored = _git(
-        directory,
-        "ls-files",
-        "-z",
-        "--others",
-        "--ignored",
-        "--exclude-standard",
-        "--",
-        "*.go",
-        "*.s",
-    )
+        directory, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--",
+        "*.go", "*.s", "*.h", "*.syso",
+    )  # fmt: skip
     for name in filter(None, ignored.split("\0")):
         yield "ignored by git", name
 
@@ -141,7 +134,7 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
             f"the tag {version!r} cannot be stamped into a program", "use another tag"
         )
     mark = ".m" if dirty else ""
-    seconds = int(_git(directory, "show", "-s", "--format=%ct", "HEAD"))
+    seconds = int(_git(directory, "show", "--no-show-signature", "-s", "--format=%ct", "HEAD"))
     return Source(
         kind=kind,
         directory=directory,
@@ -156,15 +149,19 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
 
 
 def _from_path(text: str, pins: Pins, *, allow_dirty: bool) -> Source:
-    directory = Path(text).expanduser().resolve()
-    if not directory.is_dir():
+    try:
+        directory = Path(text).expanduser().resolve()
+        there = directory.is_dir()
+    except (OSError, RuntimeError):  # too long, not ours to look at, no such user
+        there = False
+    if not there:
         raise UsageError(
             f"--source {text}: no such directory",
             "give auto, submodule, module or the path of a BuildKit checkout",
         )
     try:
         first = (directory / "go.mod").read_text().split(maxsplit=2)[:2]
-    except OSError:
+    except (OSError, ValueError):
         first = []
     if first != ["module", MODULE]:
         raise SourceError(
@@ -218,6 +215,7 @@ def module_sum(pins: Pins) -> str:
 
 
 def _from_module(pins: Pins) -> Source:
+    kept = module_sum(pins)
     files = b"".join((project.UPSTREAM_MODULE / n).read_bytes() for n in ("go.mod", "go.sum"))
     return Source(
         kind=Kind.MODULE,
@@ -228,8 +226,8 @@ def _from_module(pins: Pins) -> Source:
         time=pins.time,
         dirty=False,
         pinned=True,
-        sum=(found := module_sum(pins)),
-        state=f"{found} sha256:{hashlib.sha256(files).hexdigest()}",
+        sum=kept,
+        state=f"{kept} sha256:{hashlib.sha256(files).hexdigest()}",
     )
 
 

@@ -85,7 +85,8 @@ def candidates(pins: Pins) -> Iterator[Go]:
             yield Go(place, version, "system")
 
 
-def _older_than(version: str, oldest: str) -> bool:
+def older_than(version: str, oldest: str) -> bool:
+    """True when Go's version, as in `go1.19`, is an older one than `oldest`, as in `1.19`."""
     try:
         return Version(version.removeprefix("go")) < Version(oldest)
     except InvalidVersion:
@@ -120,7 +121,7 @@ def ensure(pins: Pins) -> Go:
             return go
     if not found:
         raise MissingRequirementError("there is no Go on this machine", _NO_GO_HINT, "go")
-    young_enough = [go for go in found if not _older_than(go.version, OLDEST_BOOTSTRAP_GO)]
+    young_enough = [go for go in found if not older_than(go.version, OLDEST_BOOTSTRAP_GO)]
     if not young_enough:
         raise MissingRequirementError(
             f"{found[0].command} is {found[0].version}, too old to fetch {pins.go_version}"

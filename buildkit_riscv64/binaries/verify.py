@@ -19,17 +19,22 @@ from typing import Any
 from .. import dist, host, pins
 from ..arch import Architecture, Target
 from ..console import say
-from ..errors import MismatchError, SourceError, UsageError
+from ..errors import CheckError, MismatchError, SourceError, UsageError
 from . import compile as compiler
 from . import source as sources
 from . import toolchain
 from .build import Via, inputs
-from .check import chosen
+from .check import chosen, objection
 
 
 def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -> sources.Source:
     """The source that the artifacts were compiled from, if it is still there."""
     manifest = artifacts.manifest
+    if wrong := objection(manifest):
+        raise CheckError(
+            f"cannot use {dist.shown(artifacts.path / dist.MANIFEST)}: {wrong}",
+            "run `invoke build-binaries --force` to make it anew",
+        )
     if manifest["build"]["via"] != Via.GO:
         raise UsageError(
             "these binaries come from upstream's container build, which is not reproducible here",
