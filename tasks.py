@@ -4,6 +4,7 @@ from invoke.collection import Collection
 
 from buildkit_riscv64 import config, house
 from buildkit_riscv64.binaries import tasks as binaries
+from buildkit_riscv64.machine import tasks as machine
 
 ns = Collection(
     house.doctor,
@@ -11,6 +12,18 @@ ns = Collection(
     binaries.build_binaries,
     binaries.check_binaries,
     binaries.verify_binaries,
+    machine.on,
+    machine=Collection(
+        machine.create,
+        machine.start,
+        machine.stop,
+        machine.status,
+        machine.list_,
+        machine.ssh,
+        machine.logs,
+        machine.reset,
+        machine.destroy,
+    ),
     source=Collection(show=binaries.source_show, update=binaries.source_update),
 )
 ns.configure(config.DEFAULTS)

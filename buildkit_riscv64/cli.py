@@ -64,7 +64,8 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
                 except MissingRequirementError as error:
                     from .doctor import offer
 
-                    if not offer(error, yes=kwargs.get("yes") or context.config["yes"]):
+                    yes = kwargs.get("yes") or context.config["yes"]
+                    if context.config["run"]["dry"] or not offer(error, yes=yes):
                         raise
                     function(context, *args, **kwargs)
             except BrokenPipeError:

@@ -5,6 +5,7 @@ The order is Invoke's (https://docs.pyinvoke.org/en/stable/concepts/configuratio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ DEFAULTS: dict[str, Any] = {
         # go, or make for upstream's container build.
         "via": "go",
     },
+    # Boards by name, for `invoke on NAME`: any ssh destination.
+    "boards": {},
 }
 
 
@@ -35,6 +38,7 @@ class Settings:
         source: default of `--source`.
         goriscv64: default of `--goriscv64`.
         via: default of `--via`.
+        boards: ssh destinations by name.
     """
 
     yes: bool
@@ -42,6 +46,7 @@ class Settings:
     source: str
     goriscv64: str
     via: str
+    boards: Mapping[str, str]
 
 
 def read(config: Any) -> Settings:
@@ -63,4 +68,11 @@ def read(config: Any) -> Settings:
                 f"configuration key {key!r} is {value!r}, and must be a {wanted.__name__}",
                 "correct it in invoke.yaml or the environment",
             )
-    return Settings(**values)
+    boards = dict(config["boards"])
+    for name, destination in boards.items():
+        if not isinstance(destination, str) or not destination or destination.startswith("-"):
+            raise UsageError(
+                f"board {name!r} is {destination!r}, and must be an ssh destination",
+                "correct it in invoke.yaml, as in: boards: {f3: me@192.168.1.185}",
+            )
+    return Settings(**values, boards=boards)

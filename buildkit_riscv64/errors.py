@@ -118,6 +118,13 @@ class DoctorError(Failure):
     meaning = "`invoke doctor` found something that must be fixed"
 
 
+class MachineError(Failure):
+    """A machine could not be made, started or reached, or went away."""
+
+    exit_code = 13
+    meaning = "a machine could not be made, started or reached, or went away"
+
+
 class InterruptedByUserError(Failure):
     """Ctrl-C, or a polite request to end."""
 

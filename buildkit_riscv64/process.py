@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import BuildError, Failure, MissingRequirementError
 
@@ -32,6 +33,8 @@ Arguments = Sequence[str | os.PathLike[str]]
 
 # Seconds a group gets between SIGTERM and SIGKILL.
 GRACE_SECONDS = 5.0
+# Seconds that a remote command gets; it has ten until it is killed there.
+REMOTE_GRACE_SECONDS = 15.0
 
 # What a child may see of our environment: who and where we are, how to reach
 # the network, what to trust. Everything else is named by the caller.
@@ -49,6 +52,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The explicit environment of a child: a short list of ours, then `extra`."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return {**inherited, "LC_ALL": "C.UTF-8", **(extra or {})}
+
+
+def as_root() -> list[str]:
+    """What to put before a command that only root may run.
+
+    Raises:
+        MissingRequirementError: not root, and there is no sudo.
+    """
+    if os.geteuid() == 0:
+        return []
+    if which("sudo") is None:
+        raise MissingRequirementError("this needs root, and there is no sudo", "run it as root")
+    return ["sudo", "--preserve-env"]
 
 
 def whole_environment() -> dict[str, str]:
@@ -301,6 +317,29 @@ def run(
         raise error(f"`{show(args)}` failed ({describe_exit(code)})", hint)
 
 
+def attached(args: Arguments, *, env: Mapping[str, str] | None = None) -> int:
+    """Run a command with our output, and an input that stays open as long as we live.
+
+    When we are interrupted its input is closed first, and it gets time to end by
+    itself: a remote command is ended by that, and tells so.
+
+    Returns:
+        The exit code; negative for a signal.
+
+    Raises:
+        MissingRequirementError: there is no such command.
+    """
+    with guarded(args, env=env, stdin=subprocess.PIPE) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            assert child.stdin is not None
+            child.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(REMOTE_GRACE_SECONDS)
+            raise
+
+
 def stream(
     args: Arguments,
     on_line: Callable[[str], None],
@@ -348,3 +387,30 @@ def stream(
         if rest:
             on_line(rest.decode(errors="replace"))
         return child.wait()
+
+
+def replace(args: Arguments) -> NoReturn:
+    """Become another command, for one that a person talks to."""
+    os.execvp(os.fspath(args[0]), [os.fspath(arg) for arg in args])  # noqa: S606 - no shell
+
+
+def filtered(
+    args: Arguments,
+    data: bytes,
+    *,
+    cwd: Path | None = None,
+    error: type[Failure] = BuildError,
+) -> bytes:
+    """What a filter makes of `data`.
+
+    Raises:
+        Failure: of the class `error`, when it fails.
+        MissingRequirementError: there is no such command.
+    """
+    with guarded(
+        args, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        stdout, stderr = child.communicate(data)
+    if child.returncode:
+        raise error(f"`{show(args)}` failed ({describe_exit(child.returncode)}): {_text(stderr)}")
+    return stdout

@@ -142,14 +142,15 @@ def update(tag: str, *, dry: bool = False) -> None:
             text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
         (folder / "pins.toml").write_text(text)
         pins.load(folder / "pins.toml")
+        # First what can be refused: no repository, or another git at work in it.
+        process.run(
+            ["git", "-C", project.ROOT, "update-index", "--add", "--cacheinfo",
+             f"160000,{commit},{project.SUBMODULE.name}"],
+            error=SourceError, hint="git's reason is above; nothing has been moved",
+        )  # fmt: skip
         for file in ("go.mod", "go.sum"):
             (folder / file).replace(project.UPSTREAM_MODULE / file)
         (folder / "pins.toml").replace(project.PINS)
-    process.run(
-        ["git", "-C", project.ROOT, "update-index", "--add", "--cacheinfo",
-         f"160000,{commit},{project.SUBMODULE.name}"],
-        error=SourceError,
-    )  # fmt: skip
     say("moved. Look at `git diff --cached` and `git diff`, build, and commit.")
     if sources.submodule_is_there():
         say("then: git submodule update buildkit")

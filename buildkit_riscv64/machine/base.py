@@ -1,0 +1,266 @@
+"""The disk that all emulated machines start from: Debian for riscv64.
+
+It is made from Debian's packages, once for each recipe, and kept in the user's
+cache under the recipe's hash. A base that is there is whole: it is made aside
+and renamed, and its hashes are checked before a machine is created from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import dist, host, pins, process, project
+from ..console import say, size, step
+from ..errors import MachineError, MissingRequirementError, StorageError
+
+RECIPE = Path(__file__).parent / "recipe"
+SUITE = "trixie"
+#: Where the pinned Go comes from, when Debian's next release has it.
+GO_SUITE = "forky"
+#: The file system before it grows to its machine's disk.
+BASE_BYTES = 3 << 30
+#: What making it takes, at most: packages, unpacked packages, raw and final image.
+NEEDED_BYTES = 6 << 30
+FILES = ("base.qcow2", "kernel", "initrd", "packages.tsv")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+#: What the host needs, as (command, Debian's package).
+TOOLS = (
+    ("mmdebstrap", "mmdebstrap"),
+    ("qemu-riscv64-static", "qemu-user-static"),
+    ("qemu-system-riscv64", "qemu-system-misc"),
+    ("qemu-img", "qemu-utils"),
+    ("mke2fs", "e2fsprogs"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("rsync", "rsync"),
+    ("ssh", "openssh-client"),
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A finished base.
+
+    Args:
+        path: its folder.
+    """
+
+    path: Path
+
+    @property
+    def disk(self) -> Path:
+        """The qcow2 image that machines' disks are laid over."""
+        return self.path / "base.qcow2"
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel that qemu loads."""
+        return self.path / "kernel"
+
+    @property
+    def initrd(self) -> Path:
+        """The initrd, to which each machine adds its identity."""
+        return self.path / "initrd"
+
+
+def bases() -> Path:
+    """Where bases are kept."""
+    return project.cache() / "bases"
+
+
+def recipe_hash(pinned: pins.Pins) -> str:
+    """The hash of everything that decides what a base is, but for Debian's own updates."""
+    digest = hashlib.sha256(f"{SUITE} {GO_SUITE} {pinned.go} {BASE_BYTES}".encode())
+    for path in sorted(p for p in RECIPE.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        name = str(path.relative_to(RECIPE)).encode()
+        for part in (name, content):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
+
+
+def listed(name: str) -> list[str]:
+    """The lines of one of the recipe's lists, without comments."""
+    lines = (line.strip() for line in (RECIPE / name).read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def mirror() -> str:
+    """Where this machine's own Debian packages come from.
+
+    Raises:
+        MissingRequirementError: it has no Debian archive among its sources.
+    """
+    answer = process.probe(["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)"])
+    for line in answer.stdout.splitlines():
+        label, _, address = line.partition(" ")
+        if label == "Debian":
+            return address.rstrip("/")
+    raise MissingRequirementError(
+        "no Debian archive among this machine's package sources", "add one and run apt-get update"
+    )
+
+
+def find(pinned: pins.Pins) -> Base | None:
+    """The base in the cache, if its files are what they were when it was made."""
+    base = Base(bases() / recipe_hash(pinned))
+    if not base.path.is_dir():
+        return None
+    try:
+        sums = (base.path / dist.SUMS).read_text()
+        if sums == dist.sums(dist.record(base.path, FILES)):
+            return base
+    except OSError:
+        pass
+    say(f"the base in {base.path} is damaged: making it anew")
+    return None
+
+
+def ensure(pinned: pins.Pins, *, dry: bool = False) -> Base:
+    """The base: from the cache, or made now.
+
+    Raises:
+        MissingRequirementError: the host lacks a tool.
+        StorageError: there is too little space.
+        MachineError: it could not be made.
+    """
+    with _lock():
+        found = find(pinned)
+        if found is not None or dry:
+            return found or Base(bases() / recipe_hash(pinned))
+        require_tools()
+        return _make(pinned)
+
+
+def require_tools() -> None:
+    """Refuse a host that lacks a tool or cannot execute riscv64 programs.
+
+    Raises:
+        MissingRequirementError: naming what is missing.
+    """
+    for tool, _ in TOOLS:
+        if process.which(tool) is None and not Path("/usr/sbin", tool).exists():
+            raise MissingRequirementError(
+                f"{tool} is missing, which makes or runs the machine",
+                "run `invoke doctor --fix --phase machine`", tool,
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """Two runs never make the same base; the second one waits, and says so."""
+    bases().mkdir(parents=True, exist_ok=True)
+    with (bases() / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run is making the base; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def command(archive: str) -> list[str]:
+    """The mmdebstrap command."""
+    excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in listed("excluded")]
+    signed = f"signed-by={KEYRING}"
+    return [
+        *process.as_root(),
+        "mmdebstrap", "--mode=root", "--arch=riscv64", "--variant=minbase",
+        f"--include={','.join(listed('packages'))}",
+        '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
+        '--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io", *excluded,
+        *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
+        # The hooks have taken out what we want.
+        SUITE, "/dev/null",
+        f"deb [{signed}] {archive} {SUITE} main",
+        # A suite that moves: its Release file may be older than it says it can be.
+        f"deb [{signed} check-valid-until=no] {archive} {GO_SUITE} main",
+    ]  # fmt: skip
+
+
+def _make(pinned: pins.Pins) -> Base:
+    for leftover in bases().glob(".making-*"):
+        _discard(leftover)
+    free = host.free_bytes(bases())
+    if free < NEEDED_BYTES:
+        raise StorageError(
+            f"only {size(free)} free in {bases()}, and making the base takes {size(NEEDED_BYTES)}",
+            "free some space, or set XDG_CACHE_HOME to a larger disk",
+        )
+    final = Base(bases() / recipe_hash(pinned))
+    work = Path(tempfile.mkdtemp(prefix=".making-", dir=bases()))
+    work.chmod(0o755)
+    archive = mirror()
+    say(
+        f"Debian {SUITE} for riscv64 from {archive}, once: takes minutes, and is kept in {final.path}"
+    )
+    log = work / "mmdebstrap.log"
+    try:
+        with step("unpacking and configuring Debian's packages"):
+            _mmdebstrap(pinned, archive, work, log)
+        with step("making the disk image"):
+            process.run(
+                ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", work / "base.raw", work / "base.qcow2"],
+                error=MachineError,
+            )  # fmt: skip
+            (work / "base.raw").unlink()
+        (work / dist.SUMS).write_text(dist.sums(dist.record(work, FILES)))
+        if final.path.exists():
+            shutil.rmtree(final.path)
+        work.rename(final.path)
+    except OSError as error:
+        raise dist.storage_error(error, work) from error
+    finally:
+        _discard(work)
+    return final
+
+
+def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
+    """Run it, keep what it says, and show where it is."""
+    env = process.environment(
+        {
+            "DEBIAN_FRONTEND": "noninteractive",
+            "TMPDIR": str(work),
+            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+            "RECIPE": str(RECIPE),
+            "OUTPUT": str(work),
+            "GO": pinned.go,
+            "MIRROR": archive,
+            "SUITE": SUITE,
+            "BASE_BYTES": str(BASE_BYTES),
+        }
+    )
+    said: list[str] = []
+    code = process.stream(command(archive), said.append, env=env)
+    log.write_text("\n".join(said) + "\n")
+    if code:
+        for line in said[-25:]:
+            say(f"  {line}")
+        text = "\n".join(said)
+        if "No space left on device" in text or "no space left" in text:
+            raise StorageError(f"no space left in {bases()}", "free some space and run it again")
+        reasons = [line for line in said if line.startswith(("E:", "W: ", "mke2fs", "error"))]
+        raise MachineError(
+            f"mmdebstrap failed ({process.describe_exit(code)}): {(reasons or said or ['?'])[-1]}",
+            "its last lines are above; check the network, or `invoke doctor --phase machine`",
+        )
+
+
+def _discard(folder: Path) -> None:
+    """Remove what is half-made. mmdebstrap's mounts are in a namespace of its own, and gone."""
+    if not folder.exists():
+        return
+    try:
+        shutil.rmtree(folder)
+    except PermissionError:
+        process.run([*process.as_root(), "rm", "-rf", "--one-file-system", folder])

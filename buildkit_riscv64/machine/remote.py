@@ -1,0 +1,326 @@
+"""`invoke on MACHINE -- TASK …`: our tasks, run natively somewhere else.
+
+The checkout is synchronised to a folder of its own there, the command runs in
+it, and what it made comes back. What runs there cannot outlive the connection:
+it ends when the far end of its standard input closes, however that happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import dist, process, project
+from ..arch import Architecture, Target
+from ..console import confirm, say
+from ..errors import (
+    CheckError,
+    Failure,
+    MachineError,
+    MissingRequirementError,
+    NotNativeError,
+    UsageError,
+)
+from . import machines
+from .destination import SSH_FAILED, Destination
+
+#: What the far side must have before ours can install the rest, as Debian's packages.
+ESSENTIAL = {"git": "git", "python3": "python3", "rsync": "rsync"}
+
+#: Beside `dist/`, folders with results that come back.
+RESULTS = ("benchmarks/results",)
+
+# Runs there; its arguments are the folder and the command. The command gets a
+# session of its own and no input. `cat` ends when our end of the connection's
+# input does; the session is then asked to end and, ten seconds later, told to.
+_RUNNER = """\
+cd -- "$1" || exit 254
+shift
+exec 3<&0 </dev/null
+setsid "$@" 3<&- &
+child=$!
+{ cat <&3; kill -TERM -- -$child; sleep 10; kill -KILL -- -$child; } >/dev/null 2>&1 &
+watch=$!
+wait $child
+code=$?
+kill $watch
+exit $code
+"""
+
+
+@dataclass(frozen=True)
+class There:
+    """What is known of the far side.
+
+    Args:
+        destination: how to reach it.
+        arch: its architecture.
+        home: its user's home.
+        missing: commands of :data:`ESSENTIAL` that it lacks.
+        root: its user is root.
+    """
+
+    destination: Destination
+    arch: Architecture
+    home: str
+    missing: tuple[str, ...]
+    root: bool
+
+    @property
+    def folder(self) -> str:
+        """Where this checkout goes: one folder for each, in its user's cache."""
+        identity = hashlib.sha256(f"{os.uname().nodename}:{project.ROOT}".encode()).hexdigest()
+        return f"{self.home}/.cache/buildkit-riscv64/checkouts/{identity[:12]}"
+
+
+def resolve(name: str, boards: Mapping[str, str]) -> Destination:
+    """A named board, an emulated machine (started if need be), or whatever ssh makes of it.
+
+    Args:
+        name: as on the command line.
+        boards: destinations by name, from the configuration.
+
+    Raises:
+        UsageError: it cannot be a destination.
+        MachineError: the emulated machine does not start.
+    """
+    if name in boards:
+        return Destination(boards[name])
+    if machines.exists(name):
+        machine = machines.find(name)
+        if machine.pid is None:
+            say(f"starting machine {name}")
+        machines.start(machine)
+        return machine.destination
+    if not name or name.startswith("-") or any(c.isspace() for c in name):
+        raise UsageError(f"{name!r} is not a machine", "see `invoke machine.list`")
+    if name == machines.DEFAULT_NAME:
+        raise MachineError(f"there is no machine {name} yet", "invoke machine.create")
+    return Destination(name)
+
+
+def look(destination: Destination) -> There:
+    """Ask the far side what it is, in one round trip.
+
+    Raises:
+        MachineError: it cannot be reached, or is no Linux that we know.
+    """
+    script = 'uname -m; printf "%s\\n" "$HOME"; id -u; for t; do command -v "$t" >/dev/null || echo "$t"; done'
+    told = destination.read(["sh", "-c", script, "sh", *ESSENTIAL]).splitlines()
+    if len(told) < 3:
+        raise MachineError(
+            f"{destination.name} answers something else than a shell would",
+            "check what its login shell prints: `ssh HOST true` must print nothing",
+        )
+    arch = Architecture.from_uname(told[0])
+    return There(destination, arch, told[1], tuple(told[3:]), told[2] == "0")
+
+
+def _install_essential(there: There, *, yes: bool) -> None:
+    packages = [ESSENTIAL[tool] for tool in there.missing]
+    name = there.destination.name
+    if not confirm(f"{name} lacks {', '.join(packages)}. Install with apt-get there?", yes=yes):
+        raise MissingRequirementError(
+            f"{name} lacks {', '.join(packages)}", f"apt-get install {' '.join(packages)} there"
+        )
+    sudo = [] if there.root else ["sudo", "-n"]
+    for args in (["update", "-q"], ["install", "-yq", "--no-install-recommends", *packages]):
+        remote = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *args]
+        process.run(
+            there.destination.command(remote), error=MissingRequirementError,
+            hint=f"install them there by hand: {' '.join(packages)}",
+        )  # fmt: skip
+
+
+def push(there: There) -> None:
+    """Make the far side's checkout what ours is: tracked and new files, and nothing else.
+
+    What git ignores neither travels nor is deleted there, so its `dist/`, its
+    environment and its caches stay. Of git's own files all travel but its
+    configuration and hooks, which may hold credentials.
+
+    Raises:
+        MachineError: the connection was lost, or there is no space.
+    """
+    folder = there.folder
+    there.destination.read(["mkdir", "-p", folder])
+    there.destination.rsync(
+        "--archive", "--delete", "--compress", "--no-owner", "--no-group",
+        "--exclude=/.git/config", "--exclude=/.git/hooks", "--exclude=/.git/logs",
+        "--exclude=/dist", "--filter=:- .gitignore",
+        f"{project.ROOT}/", f":{folder}/",
+    )  # fmt: skip
+
+
+def words(arguments: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """The command there for what follows `--`.
+
+    A task runs through the launcher, which makes its environment; so does
+    `nox`. Anything else is a command of the far side's.
+
+    Args:
+        arguments: what follows `--`.
+        tasks: the names of our tasks.
+
+    Raises:
+        UsageError: nothing follows.
+    """
+    if not arguments:
+        raise UsageError(
+            "nothing to run there", "put it behind `--`, as in: invoke on riscv64 -- build-binaries"
+        )
+    first, *rest = arguments
+    if first == "nox":
+        return ["./nox", *rest]
+    if first in tasks or first.startswith("-"):
+        return ["./invoke", *arguments]
+    return list(arguments)
+
+
+def execute(there: There, command: Sequence[str], *, yes: bool) -> int:
+    """Run a command in the far side's checkout, with its output streamed.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        MachineError: the connection was lost.
+    """
+    settings = {"CI": "true"} if yes else {}
+    if os.environ.get("GITHUB_ACTIONS"):
+        settings["GITHUB_ACTIONS"] = os.environ["GITHUB_ACTIONS"]
+    # A terminal here is not one there, so that output and errors stay apart.
+    remote = [
+        "env", *(f"{key}={value}" for key, value in settings.items()),
+        "sh", "-c", _RUNNER, "sh", there.folder, *command,
+    ]  # fmt: skip
+    code = process.attached(there.destination.command(remote))
+    if code == SSH_FAILED:
+        raise there.destination.lost("it was closed while the command ran")
+    return code
+
+
+def pull(there: There, before: Mapping[str, str]) -> list[Path]:
+    """Bring back what the command made, checked against its own sums.
+
+    Args:
+        there: the far side.
+        before: :func:`sums` of before the command.
+
+    Returns:
+        The folders that are new here.
+
+    Raises:
+        MachineError: the connection was lost.
+        CheckError: what arrived is not what was sent.
+    """
+    brought = []
+    for name, digest in sums(there).items():
+        target = Target.parse(name)
+        here = dist.folder(target) / dist.SUMS
+        known = here.is_file() and dist.sha256(here) == digest
+        if known or (before.get(name) == digest and here.is_file()):
+            continue
+        with dist.lock(target), dist.staging(target) as stage:
+            there.destination.rsync(
+                "--archive",
+                "--no-owner",
+                "--no-group",
+                f":{there.folder}/dist/{name}/",
+                f"{stage}/",
+            )
+            for line in (stage / dist.SUMS).read_text().splitlines():
+                wanted, file = line.split("  ", 1)
+                if dist.sha256(stage / file) != wanted:
+                    raise CheckError(
+                        f"{name}/{file} is not what {there.destination.name} made",
+                        "run it again: the transfer was damaged, or the files there are",
+                    )
+            brought.append(dist.publish(stage, target).path)
+    for folder in RESULTS:
+        if (project.ROOT / folder).is_dir():
+            there.destination.rsync(
+                "--archive", "--no-owner", "--no-group", "--update",
+                f":{there.folder}/{folder}/", f"{project.ROOT / folder}/",
+            )  # fmt: skip
+    return brought
+
+
+def sums(there: There) -> dict[str, str]:
+    """The digest of each target's SHA256SUMS in the far side's `dist/`."""
+    script = 'cd "$1/dist" 2>/dev/null || exit 0; for f in linux-*/SHA256SUMS; do [ ! -f "$f" ] || sha256sum "$f"; done'
+    told = there.destination.read(["sh", "-c", script, "sh", there.folder])
+    pairs = (line.split("  ", 1) for line in told.splitlines())
+    return {name.split("/")[0]: digest for digest, name in pairs}
+
+
+def on(
+    name: str,
+    arguments: Sequence[str],
+    tasks: Sequence[str],
+    boards: Mapping[str, str],
+    *,
+    any_arch: bool,
+    yes: bool,
+) -> int:
+    """Run something of ours on a machine or a board.
+
+    Args:
+        name: the machine.
+        arguments: what to run there.
+        tasks: the names of our tasks.
+        boards: destinations by name.
+        any_arch: accept a destination that is not RISC-V.
+        yes: install what is missing there without asking.
+
+    Returns:
+        The exit code of what ran.
+
+    Raises:
+        Failure: it could not be run, or what it made could not be brought back.
+    """
+    command = words(arguments, tasks)
+    destination = resolve(name, boards)
+    with destination.connected() as shared:
+        there = look(shared)
+        if there.arch is not Architecture.RISCV64:
+            say(f"{name} is {there.arch}, not riscv64")
+            if not any_arch:
+                raise NotNativeError(
+                    f"{name} is {there.arch}: what it compiles is not for RISC-V",
+                    "give --any-arch if that is what you want",
+                )
+        if there.missing:
+            _install_essential(there, yes=yes)
+        push(there)
+        before = sums(there)
+        say(f"on {name} ({there.arch}): {process.show(command)}")
+        try:
+            code = execute(there, command, yes=yes)
+        except MachineError as error:
+            raise _explain(name, error) from error
+        for path in pull(there, before):
+            manifest = dist.load(path).manifest
+            say(
+                f"brought back {dist.shown(path)}/ ({manifest['host']['execution']}), checksums good"
+            )
+    return code
+
+
+def _explain(name: str, error: MachineError) -> Failure:
+    """Why a connection was lost, where the machine is ours to look at."""
+    if not machines.exists(name):
+        return error
+    machine = machines.find(name)
+    if machine.pid is None:
+        return MachineError(
+            f"machine {name} is gone: qemu ended while the command ran",
+            f"invoke machine.start {name}, and run it again: it goes on where it was",
+        )
+    return MachineError(
+        f"the connection to machine {name} was lost while the command ran: it may have restarted",
+        f"see `invoke machine.logs {name}`, and run it again: it goes on where it was",
+    )
