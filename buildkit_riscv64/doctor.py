@@ -24,22 +24,36 @@ GIB = 1 << 30
 
 #: Debian's package for each command that we call.
 PACKAGES = {
+    "cpio": "cpio",
+    "depmod": "kmod",
     "docker": "docker.io",
     "git": "git",
     "go": "golang-go",
     "make": "make",
+    "mke2fs": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
+    "qemu-img": "qemu-utils",
+    "qemu-system-riscv64": "qemu-system-riscv",
+    "rsync": "rsync",
     "runc": "runc",
+    "ssh": "openssh-client",
+    "update-binfmts": "binfmt-support",
+    "xz": "xz-utils",
 }
+
+#: What a package is called in Debian 12, where that is something else.
+_OLDER_NAMES = {"qemu-system-riscv": "qemu-system-misc", "qemu-user-binfmt": "qemu-user-static"}
 
 
 class Phase(StrEnum):
-    """The phases, as `--phase` takes them."""
+    """The phases, as `--phase` takes them; and `machine`, which stands in for a board."""
 
     BINARIES = "binaries"
     IMAGE = "image"
     VALIDATION = "validation"
     AUTOMATION = "automation"
+    MACHINE = "machine"
 
 
 class Status(StrEnum):
@@ -59,12 +73,14 @@ class Seen:
         detail: what was seen.
         fix: how to mend it.
         package: the Debian package that mends it, if one does.
+        commands: what mends it as root, once packages are there.
     """
 
     status: Status
     detail: str
     fix: str = ""
     package: str = ""
+    commands: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,13 +154,15 @@ def _kernel_config(option: str) -> str:
     return "?"
 
 
-def _tool(command: str, severity: Status, version: tuple[str, ...], otherwise: str = "") -> Seen:
-    """A command, with the first line of what it says of its version."""
+def tool(
+    command: str, severity: Status, version: tuple[str, ...] = ("--version",), otherwise: str = ""
+) -> Seen:
+    """Look at a command, and at the first line of what it says of its version."""
     if process.which(command) is None:
         package = PACKAGES[command]
         return Seen(severity, "not installed", otherwise or f"apt-get install {package}", package)
     answer = process.probe([command, *version])
-    return _ok((answer.stdout or answer.stderr).strip().partition("\n")[0])
+    return _ok(answer.stdout.strip().partition("\n")[0] if answer.ok else "installed")
 
 
 @check("architecture", "Binaries are compiled on the architecture they are for.", *Phase)
@@ -171,7 +189,7 @@ def _python() -> Seen:
 
 @check("git", "Sources are pinned by commit.", Phase.BINARIES)
 def _git() -> Seen:
-    return _tool("git", Status.FAIL, ("--version",))
+    return tool("git", Status.FAIL, ("--version",))
 
 
 @check("go", "It compiles BuildKit, or fetches the pinned Go that does.", Phase.BINARIES)
@@ -196,7 +214,7 @@ def _go() -> Seen:
 
 @check("make", "`build-binaries --via make` runs upstream's Makefile.", Phase.BINARIES)
 def _make() -> Seen:
-    return _tool("make", Status.WARN, ("--version",))
+    return tool("make", Status.WARN, ("--version",))
 
 
 @check("memory", "The linker of buildkitd alone takes more than 1 GB.", Phase.BINARIES)
@@ -236,7 +254,7 @@ def _dist() -> Seen:
 @check("docker", "The image's `docker` engine, buildx and `--via make` need it.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
 def _docker() -> Seen:
     without = "apt-get install docker.io docker-buildx; or do without, with `--engine buildkit`"
-    seen = _tool("docker", Status.WARN, ("--version",), without)
+    seen = tool("docker", Status.WARN, ("--version",), without)
     if seen.status is not Status.OK:
         return seen
     answer = process.probe(["docker", "version", "--format", "{{.Server.Version}}"])
@@ -250,7 +268,7 @@ def _docker() -> Seen:
 
 @check("runc", "BuildKit runs containers with it; without it there is no OCI worker.", Phase.VALIDATION)  # fmt: skip
 def _runc() -> Seen:
-    return _tool("runc", Status.WARN, ("--version",))
+    return tool("runc", Status.WARN, ("--version",))
 
 
 @check("overlayfs", "Snapshots without copying every file.", Phase.IMAGE, Phase.VALIDATION)
@@ -296,7 +314,7 @@ def _user_namespaces() -> Seen:
             Status.WARN, "restricted by AppArmor",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile",
         )  # fmt: skip
-    return _tool("newuidmap", Status.WARN, ("--version",)) if os.geteuid() else _ok(f"up to {most}")
+    return tool("newuidmap", Status.WARN, ("--version",)) if os.geteuid() else _ok(f"up to {most}")
 
 
 @check("binfmt_misc", "Runs build steps of other architectures through an emulator.", Phase.VALIDATION)  # fmt: skip
@@ -316,6 +334,8 @@ def _binfmt() -> Seen:
 
 def examine(phases: Iterable[Phase]) -> Iterator[Finding]:
     """Look at everything that the phases need."""
+    from .machine import checks as _  # noqa: F401 - registers its own
+
     wanted = frozenset(phases)
     for one in CHECKS:
         if one.phases & wanted:
@@ -353,14 +373,36 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
         process.read(["sudo", "true"], timeout=300, error=MissingRequirementError)
     env = process.environment({"DEBIAN_FRONTEND": "noninteractive"})
     hint = "its output is above; check /etc/apt/sources.list and the network"
-    for args in (
-        ["update", "--quiet"],
-        ["install", "--yes", "--quiet", "--no-install-recommends", *packages],
-    ):
-        process.run(
-            [*as_root, "apt-get", *args], env=env, dry=dry, error=MissingRequirementError, hint=hint
-        )
+    process.run(
+        [*as_root, "apt-get", "update", "--quiet"],
+        env=env, dry=dry, error=MissingRequirementError, hint=hint,
+    )  # fmt: skip
+    known = [
+        _OLDER_NAMES[name]
+        if name in _OLDER_NAMES and not process.probe(["apt-cache", "show", name]).ok
+        else name
+        for name in packages
+    ]
+    process.run(
+        [*as_root, "apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *known],
+        env=env, dry=dry, error=MissingRequirementError, hint=hint,
+    )  # fmt: skip
     return True
+
+
+def provide(tools: Iterable[str], *, yes: bool) -> None:
+    """Have commands, or install what brings them, after one question.
+
+    Raises:
+        MissingRequirementError: the answer was no, or they could not be installed.
+    """
+    missing = [name for name in tools if process.which(name) is None]
+    packages = sorted({PACKAGES[name] for name in missing})
+    if packages and not install(packages, yes=yes):
+        raise MissingRequirementError(
+            f"missing: {', '.join(missing)}",
+            f"run it again with --yes, or: apt-get install {' '.join(packages)}",
+        )
 
 
 def offer(error: MissingRequirementError, *, yes: bool) -> bool:
@@ -378,6 +420,25 @@ def offer(error: MissingRequirementError, *, yes: bool) -> bool:
     return install([package], yes=True) and process.which(error.tool) is not None
 
 
+def mend(phases: Iterable[Phase], *, yes: bool, dry: bool = False) -> list[Finding]:
+    """Install what phases lack, and run what mends the rest.
+
+    Returns:
+        What is found afterwards.
+
+    Raises:
+        MissingRequirementError: something could not be installed.
+    """
+    phases = list(phases)
+    findings = list(examine(phases))
+    packages = sorted({f.seen.package for f in findings if f.seen.package})
+    if packages and install(packages, yes=yes, dry=dry):
+        findings = list(examine(phases))
+    for command in [command for f in findings for command in f.seen.commands]:
+        process.run([*process.as_root(), *command], dry=dry, error=MissingRequirementError)
+    return list(examine(phases))
+
+
 def main(phase: str, *, fix: bool, yes: bool, json: bool, dry: bool) -> None:
     """`invoke doctor`.
 
@@ -387,14 +448,9 @@ def main(phase: str, *, fix: bool, yes: bool, json: bool, dry: bool) -> None:
     """
     if phase and phase not in list(Phase):
         raise UsageError(f"--phase {phase}: no such phase", f"one of: {', '.join(Phase)}")
-    phases = [Phase(phase)] if phase else list(Phase)
-    findings = list(examine(phases))
-    if fix:
-        packages = sorted({f.seen.package for f in findings if f.seen.package})
-        if not packages:
-            say("nothing to install")
-        elif install(packages, yes=yes, dry=dry):
-            findings = list(examine(phases))
+    # The emulated machine is for those who have no board, and asked for.
+    phases = [Phase(phase)] if phase else [one for one in Phase if one is not Phase.MACHINE]
+    findings = mend(phases, yes=yes, dry=dry) if fix else list(examine(phases))
     if json:
         emit_json([finding.as_json() for finding in findings])
     else:

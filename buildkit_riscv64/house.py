@@ -9,7 +9,8 @@ from .cli import command
 
 @command(
     help={
-        "phase": "Only what this phase needs: binaries, image, validation or automation.",
+        "phase": "Only what this phase needs: binaries, image, validation, automation,"
+        " or machine for the emulated riscv64 machine. Default: all but machine.",
         "fix": "Mend what can be mended: install packages, after a question.",
         "yes": "With --fix: do not ask. Implied where CI is set.",
         "json": "Print the findings as JSON on stdout.",

@@ -78,8 +78,8 @@ def show(args: Arguments) -> str:
 
 
 def which(name: str) -> Path | None:
-    """Where a command is found on PATH."""
-    found = shutil.which(name)
+    """Where a command is found on PATH, or where Debian keeps those of the administrator."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     return Path(found) if found else None
 
 

@@ -216,7 +216,6 @@ def module_sum(pins: Pins) -> str:
 
 def _from_module(pins: Pins) -> Source:
     kept = module_sum(pins)
-    found = module_sum(pins)
     files = b"".join((project.UPSTREAM_MODULE / n).read_bytes() for n in ("go.mod", "go.sum"))
     return Source(
         kind=Kind.MODULE,

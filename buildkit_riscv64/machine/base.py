@@ -11,13 +11,15 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import dist, host, pins, process, project
+from .. import dist, doctor, host, pins, process, project
 from ..console import say, size, step
 from ..errors import MachineError, MissingRequirementError, StorageError
 
@@ -32,19 +34,11 @@ NEEDED_BYTES = 6 << 30
 FILES = ("base.qcow2", "kernel", "initrd", "packages.tsv")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-#: What the host needs, as (command, Debian's package).
+#: Commands that make or run a machine.
 TOOLS = (
-    ("mmdebstrap", "mmdebstrap"),
-    ("qemu-riscv64-static", "qemu-user-static"),
-    ("qemu-system-riscv64", "qemu-system-misc"),
-    ("qemu-img", "qemu-utils"),
-    ("mke2fs", "e2fsprogs"),
-    ("cpio", "cpio"),
-    ("depmod", "kmod"),
-    ("xz", "xz-utils"),
-    ("rsync", "rsync"),
-    ("ssh", "openssh-client"),
-)
+    "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "qemu-system-riscv64", "rsync", "ssh", "xz",
+)  # fmt: skip
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
 @dataclass(frozen=True)
@@ -126,8 +120,12 @@ def find(pinned: pins.Pins) -> Base | None:
     return None
 
 
-def ensure(pinned: pins.Pins, *, dry: bool = False) -> Base:
+def ensure(pinned: pins.Pins, *, yes: bool = False) -> Base:
     """The base: from the cache, or made now.
+
+    Args:
+        pinned: what is pinned.
+        yes: install what is missing without asking.
 
     Raises:
         MissingRequirementError: the host lacks a tool.
@@ -135,25 +133,44 @@ def ensure(pinned: pins.Pins, *, dry: bool = False) -> Base:
         MachineError: it could not be made.
     """
     with _lock():
+        doctor.provide(TOOLS, yes=yes)
         found = find(pinned)
-        if found is not None or dry:
-            return found or Base(bases() / recipe_hash(pinned))
-        require_tools()
+        if found is not None:
+            return found
+        doctor.mend([doctor.Phase.MACHINE], yes=yes)
+        _require_emulation()
         return _make(pinned)
 
 
-def require_tools() -> None:
-    """Refuse a host that lacks a tool or cannot execute riscv64 programs.
+def runs_riscv64() -> bool:
+    """True when the kernel starts riscv64 programs, itself or by an emulator that it holds open."""
+    if platform.machine() == "riscv64":
+        return True
+    registered = _BINFMT / "qemu-riscv64"
+    try:
+        # F: opened when it was registered, so that it works in any root directory.
+        flags = re.search(r"^flags: (\w*)$", registered.read_text(), re.M)
+    except OSError:
+        return False
+    return bool(flags and "F" in flags[1])
+
+
+def binfmt_is_mounted() -> bool:
+    """True when the kernel's register of program formats can be seen."""
+    return (_BINFMT / "status").exists()
+
+
+def _require_emulation() -> None:
+    """Refuse a host that cannot execute riscv64 programs.
 
     Raises:
-        MissingRequirementError: naming what is missing.
+        MissingRequirementError: no emulator is registered.
     """
-    for tool, _ in TOOLS:
-        if process.which(tool) is None and not Path("/usr/sbin", tool).exists():
-            raise MissingRequirementError(
-                f"{tool} is missing, which makes or runs the machine",
-                "run `invoke doctor --fix --phase machine`", tool,
-            )  # fmt: skip
+    if not runs_riscv64():
+        raise MissingRequirementError(
+            "this machine cannot execute riscv64 programs, which configure Debian's packages",
+            "run `invoke doctor --fix --phase machine`",
+        )
 
 
 @contextlib.contextmanager

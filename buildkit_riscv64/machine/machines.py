@@ -209,7 +209,7 @@ def _hold(name: str) -> Iterator[None]:
         yield
 
 
-def create(name: str, shape: Shape) -> Machine:
+def create(name: str, shape: Shape, *, yes: bool = False) -> Machine:
     """Make a machine: an overlay over the base, keys, configuration.
 
     Raises:
@@ -223,7 +223,7 @@ def create(name: str, shape: Shape) -> Machine:
                 f"there is a machine {name} already",
                 f"invoke machine.start {name}, or machine.destroy {name} first",
             )
-        base = bases.ensure(pins.load())
+        base = bases.ensure(pins.load(), yes=yes)
         aside = path.with_name(f".{name}.making")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o700, parents=True)

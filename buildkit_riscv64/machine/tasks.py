@@ -35,12 +35,13 @@ def create(
     """
     import time
 
+    from .. import config
     from ..console import duration, say
     from . import machines
 
     started = time.monotonic()
     shape = machines.Shape.parse(cpus, memory, disk)
-    machine = machines.create(name, shape)
+    machine = machines.create(name, shape, yes=yes or config.read(context.config).yes)
     say(
         f"machine {name}: {shape.cpus} processors, {shape.memory} memory, {shape.disk} disk,"
         f" created in {duration(time.monotonic() - started)}"
