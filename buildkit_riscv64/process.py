@@ -100,6 +100,18 @@ def _not_found(args: Arguments) -> MissingRequirementError:
     )
 
 
+# There is none, it is not permitted, it is for another architecture.
+_NO_PROGRAM = {errno.ENOENT, errno.EACCES, errno.ENOEXEC}
+
+
+def _is_missing(args: Arguments, error: OSError, cwd: Path | None) -> bool:
+    """True when a start failed because there is no such command."""
+    tool = os.fspath(args[0])
+    if error.errno not in _NO_PROGRAM or (cwd is not None and not cwd.is_dir()):
+        return False
+    return os.sep not in tool or not Path(tool).exists()
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command that was only read ended."""
@@ -159,13 +171,11 @@ def probe(
             check=False,
         )
     except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.EACCES, errno.ENOEXEC} or (
-            cwd is not None and not cwd.is_dir()
-        ):
+        if _is_missing(args, error, cwd):
+            raise _not_found(args) from error
+        if error.errno not in _NO_PROGRAM or (cwd is not None and not cwd.is_dir()):
             raise
-        if os.sep in os.fspath(args[0]) and os.path.exists(args[0]):  # noqa: PTH110 - maybe no Path
-            return Result(126, "", f"{show(args[:1])}: cannot be executed: {error.strerror}")
-        raise _not_found(args) from error
+        return Result(126, "", f"{show(args[:1])}: cannot be executed: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Result(124, "", f"no answer within {timeout:g} s")
     return Result(done.returncode, _text(done.stdout), _text(done.stderr))
@@ -240,10 +250,10 @@ class Group:
                 stderr=stderr,
                 process_group=self._watch.pid,
             )
-        except (FileNotFoundError, PermissionError) as error:
-            if cwd is not None and not cwd.is_dir():
-                raise
-            raise _not_found(args) from error
+        except OSError as error:
+            if _is_missing(args, error, cwd):
+                raise _not_found(args) from error
+            raise
 
     def close(self, child: subprocess.Popen[bytes] | None = None) -> None:
         """End whatever is left of the group: politely while `child` runs, then not."""

@@ -1,0 +1,108 @@
+"""What the unit tests share: a machine and a checkout that are nobody's."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import host, process, project
+from buildkit_riscv64.arch import Target
+from buildkit_riscv64.binaries import check, elf
+
+from . import making
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:  # fmt: skip
+    """No test sees the user's settings, or writes to the user's home."""
+    for name in list(os.environ):
+        if re.match(r"(GO|CI$|GITHUB_|INVOKE_|GIT_|XDG_|TMPDIR)", name):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    host.execution.cache_clear()
+
+
+@pytest.fixture
+def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A checkout of ours with pins and nothing built."""
+    root = tmp_path / "checkout"
+    (root / "upstream").mkdir(parents=True)
+    (root / "buildkit").mkdir()
+    (root / "pins.toml").write_text(
+        f"""# A comment that stays.
+[buildkit]
+version = "v0.32.2"
+commit = "{making.COMMIT}"
+time = 2026-08-04T12:27:40Z
+
+[go]
+version = "1.26.10"
+"""
+    )
+    (root / "upstream" / "go.mod").write_text(
+        "module buildkit-riscv64.invalid/upstream\n\n"
+        "require github.com/moby/buildkit v0.32.2 // indirect\n"
+    )
+    (root / "upstream" / "go.sum").write_text(
+        f"github.com/moby/buildkit v0.32.2 {making.SUM}\n"
+        "github.com/moby/buildkit v0.32.2/go.mod h1:another=\n"
+    )
+    for name, path in {
+        "ROOT": root, "PINS": root / "pins.toml", "UPSTREAM_MODULE": root / "upstream",
+        "SUBMODULE": root / "buildkit", "DIST": root / "dist",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(project, name, path)
+    return root
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> making.Commands:
+    """Nothing is started; what would have been is recorded."""
+    recorded = making.Commands()
+    for verb in ("probe", "run", "stream"):
+        monkeypatch.setattr(process, verb, getattr(recorded, verb))
+    return recorded
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Pretend to run on another machine, by its `uname -m`."""
+
+    def pretend(machine: str) -> None:
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+
+    return pretend
+
+
+@pytest.fixture
+def finished(checkout: Path, monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> Path:
+    """A finished dist/linux-riscv64, as a build on riscv64 makes it."""
+    target = Target.parse("linux-riscv64")
+    on("riscv64")
+    for module in (elf, check):
+        monkeypatch.setattr(
+            module, "read_build_info", lambda path, _go: making.build_info(path.name, target)
+        )
+    return making.describe(project.DIST / target.name, target)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Writes a shell script that plays a command."""
+
+    def write(name: str, body: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    return write

@@ -1,0 +1,170 @@
+"""What the tests make: recorded commands, tiny ELF programs, sources, finished folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from buildkit_riscv64 import dist, process
+from buildkit_riscv64.arch import Target
+from buildkit_riscv64.binaries import build, compile, source
+from buildkit_riscv64.binaries.toolchain import Go
+from buildkit_riscv64.pins import MODULE, Pins
+
+COMMIT = "991535e0973488b6a429096d21fa13f81f2d89d8"
+TIME = datetime(2026, 8, 4, 12, 27, 40, tzinfo=UTC)
+SUM = "h1:Zm9yIHRlc3RzIG9ubHksIG5vdCBhIHJlYWwgaGFzaCE="
+PINS = Pins(
+    version="v0.32.2", commit=COMMIT, time=TIME, go="1.26.10", go_sums={"linux-amd64": "h1:pinned"}
+)
+GO = Go(Path("/go/bin/go"), "go1.26.10", "system")
+MACHINES = {"amd64": 62, "arm64": 183, "riscv64": 243}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command that would have been started."""
+
+    verb: str
+    args: list[str]
+    options: Mapping[str, Any]
+
+
+@dataclass
+class Commands:
+    """Stands in for every process: records what would be started, answers as told."""
+
+    calls: list[Call] = field(default_factory=list)
+    answers: list[tuple[list[str], process.Result]] = field(default_factory=list)
+
+    @property
+    def args(self) -> list[list[str]]:
+        return [call.args for call in self.calls]
+
+    def answer(self, *contains: str, code: int = 0, stdout: str = "", stderr: str = "") -> None:
+        """Answer so to commands that contain these words, in this order; the last told wins."""
+        self.answers.insert(0, (list(contains), process.Result(code, stdout, stderr)))
+
+    def _record(self, verb: str, args: process.Arguments, options: Mapping[str, Any]) -> process.Result:  # fmt: skip
+        words = [os.fspath(arg) for arg in args]
+        self.calls.append(Call(verb, words, options))
+        for wanted, result in self.answers:
+            rest = iter(words)
+            if all(word in rest for word in wanted):
+                return result
+        return process.Result(0, "", "")
+
+    def probe(self, args: process.Arguments, **options: Any) -> process.Result:
+        return self._record("probe", args, options)
+
+    def run(self, args: process.Arguments, **options: Any) -> None:
+        result = self._record("run", args, options)
+        if not result.ok:
+            error = options.get("error", process.BuildError)
+            raise error(process.show(args), options.get("hint", ""))
+
+    def stream(self, args: process.Arguments, on_line: Callable[[str], None], **options: Any) -> int:  # fmt: skip
+        result = self._record("stream", args, options)
+        for line in result.stdout.splitlines():
+            on_line(line)
+            options.get("on_tick", lambda: None)()
+        return result.code
+
+
+def elf(arch: str = "riscv64", *, bits: int = 64, interpreter: str = "", needed: str = "") -> bytes:
+    """A program of nothing but headers; `needed` is a shared library that it asks for."""
+    if bits == 32:
+        ident = b"\x7fELF\x01\x01\x01" + bytes(9)
+        return ident + struct.pack("<HHIIIIIHHHHHH", 2, MACHINES[arch], 1, 0, 52, 0, 0, 52, 32, 0, 40, 0, 0)  # fmt: skip
+    segments: list[tuple[int, bytes]] = []
+    if interpreter:
+        segments.append((3, interpreter.encode() + b"\0"))
+    strings = b"\0" + needed.encode() + b"\0"
+    count = len(segments) + (2 if needed else 0)
+    start = 64 + 56 * count
+    headers, content = b"", b""
+    for kind, data in segments:
+        at = start + len(content)
+        headers += struct.pack("<IIQQQQQQ", kind, 4, at, at, at, len(data), len(data), 1)
+        content += data
+    if needed:
+        at = start + len(content)
+        dynamic = struct.pack("<8Q", 1, 1, 5, at + 64, 10, len(strings), 0, 0)
+        end = len(dynamic + strings)
+        headers += struct.pack("<IIQQQQQQ", 2, 6, at, at, at, 64, 64, 8)
+        headers += struct.pack("<IIQQQQQQ", 1, 6, at, at, at, end, end, 8)
+        content += dynamic + strings
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    table = 64 if count else 0
+    fields = (2, MACHINES[arch], 1, 0, table, 0, 0, 64, 56, count, 64, 0, 0)
+    return ident + struct.pack("<HHIQQQIHHHHHH", *fields) + headers + content
+
+
+def build_info(command: str, target: Target, **settings: str) -> dict[str, Any]:
+    """What Go's linker would record in a good program."""
+    return {
+        "GoVersion": "go1.26.10",
+        "Path": f"{MODULE}/cmd/{command}",
+        "Main": {"Path": MODULE, "Version": "v0.32.2", "Sum": SUM},
+        "Deps": [
+            {"Path": "github.com/Azure/azure-sdk", "Version": "v1.0.0", "Sum": SUM},
+            {
+                "Path": "example.com/old", "Version": "v1.0.0",
+                "Replace": {"Path": "example.com/fork", "Version": "v1.0.1", "Sum": SUM},
+            },
+        ],
+        "Settings": {
+            "GOOS": "linux", "GOARCH": str(target.arch), "CGO_ENABLED": "0", "-trimpath": "true",
+            target.arch.level_variable: target.level or target.arch.default_level,
+            "-tags": ",".join(compile.TAGS), **settings,
+        },
+    }  # fmt: skip
+
+
+def make_source(**changes: Any) -> source.Source:
+    """The pinned module, or something else."""
+    values: dict[str, Any] = {
+        "kind": source.Kind.MODULE, "directory": Path("/upstream"),
+        "location": f"{MODULE}@v0.32.2", "version": "v0.32.2", "revision": COMMIT, "time": TIME,
+        "dirty": False, "pinned": True, "sum": SUM, "state": "state",
+    }  # fmt: skip
+    return source.Source(**values | changes)
+
+
+def record_of_build(digest: str = f"sha256:{'0' * 64}") -> dict[str, Any]:
+    """The manifest's `build`."""
+    return {
+        "via": "go", "flags": ["-trimpath"], "environment": {"CGO_ENABLED": "0"},
+        "inputs": digest, "started": "2026-08-05T00:00:00Z", "finished": "2026-08-05T00:01:40Z",
+        "seconds": 100.0,
+    }  # fmt: skip
+
+
+def describe(stage: Path, target: Target, **changes: Any) -> Path:
+    """Fill a folder as a build does, with programs of nothing but headers."""
+    (stage / "bin").mkdir(parents=True)
+    for command in dist.COMMANDS:
+        path = stage / dist.binary(command)
+        path.write_bytes(elf(target.arch) + command.encode())
+        path.chmod(0o755)
+    upstream = make_source(**changes)
+    digest = build.inputs(upstream, target, build.Via.GO, PINS)
+    build._describe(stage, upstream, GO, record_of_build(digest), target, None)
+    return stage
+
+
+def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest, and the sums with it, as a careful forger would."""
+    path = folder / dist.MANIFEST
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    if all(isinstance(file, dict) and file.keys() >= {"name", "sha256"} for file in manifest.get("files", [])):  # fmt: skip
+        files: Sequence[Any] = [*manifest.get("files", []), *dist.record(folder, [dist.MANIFEST])]
+        (folder / dist.SUMS).write_text(dist.sums(files))

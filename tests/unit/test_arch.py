@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from buildkit_riscv64.arch import Architecture, Target
+from buildkit_riscv64.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("machine", "go", "elf", "level"),
+    [
+        ("x86_64", "amd64", "EM_X86_64", ("GOAMD64", "v1")),
+        ("aarch64", "arm64", "EM_AARCH64", ("GOARM64", "v8.0")),
+        ("riscv64", "riscv64", "EM_RISCV", ("GORISCV64", "rva20u64")),
+    ],
+)
+def test_spellings(machine: str, go: str, elf: str, level: tuple[str, str]) -> None:
+    arch = Architecture.from_uname(machine)
+    assert str(arch) == go
+    assert arch.uname == machine
+    assert arch.elf_machine == elf
+    assert (arch.level_variable, arch.default_level) == level
+
+
+@pytest.mark.parametrize("machine", ["i686", "armv7l", "amd64", "", "riscv32"])
+def test_other_machines_are_refused(machine: str) -> None:
+    with pytest.raises(UsageError, match="is not supported"):
+        Architecture.from_uname(machine)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linux-amd64",
+        "linux-arm64",
+        "linux-riscv64",
+        "linux-riscv64-rva22u64",
+        "linux-riscv64-rva23u64",
+    ],
+)
+def test_targets_round_trip(name: str) -> None:
+    assert Target.parse(name).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "linux", "linux-", "linux-mips", "darwin-arm64", "linux-amd64-v3", "linux-riscv64-",
+        "linux-riscv64-rva20u64", "linux-riscv64-rva22u64-x", "../linux-amd64", "LINUX-amd64",
+    ],
+)  # fmt: skip
+def test_other_targets_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is not a target"):
+        Target.parse(name)
+
+
+@pytest.mark.parametrize("profile", ["", "rva20u64"])
+def test_the_baseline_has_no_suffix(profile: str, on: Callable[[str], None]) -> None:
+    on("riscv64")
+    target = Target.here(profile)
+    assert target.name == "linux-riscv64"
+    assert target.go_level() == {}
+
+
+@pytest.mark.parametrize("profile", ["rva22u64", "rva23u64"])
+def test_a_profile_marks_name_and_environment(profile: str, on: Callable[[str], None]) -> None:
+    on("riscv64")
+    target = Target.here(profile)
+    assert target.name == f"linux-riscv64-{profile}"
+    assert target.go_level() == {"GORISCV64": profile}
+
+
+def test_an_unknown_profile_is_refused(on: Callable[[str], None]) -> None:
+    on("riscv64")
+    with pytest.raises(UsageError, match="'rv64gc' is not a RISC-V profile"):
+        Target.here("rv64gc")
+
+
+def test_a_profile_is_refused_elsewhere(on: Callable[[str], None]) -> None:
+    on("x86_64")
+    with pytest.raises(UsageError, match="--goriscv64 is for RISC-V, and this machine is amd64"):
+        Target.here("rva22u64")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import console
+
+
+def test_lines_go_to_stderr_and_data_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("hello")
+    console.emit_json({"name": "é"})
+    seen = capsys.readouterr()
+    assert seen.err == "hello\n"
+    assert json.loads(seen.out) == {"name": "é"}
+    assert "é" in seen.out
+
+
+def test_a_reader_who_has_left_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        console.emit_json({})
+
+
+def test_warnings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    console.warn("careful")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    console.warn("careful")
+    assert capsys.readouterr().err == "warning: careful\n::warning::careful\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB"),
+        (1 << 30, "1.0 GiB"), (1 << 42, "4096.0 GiB"),
+    ],
+)  # fmt: skip
+def test_size(number: int, text: str) -> None:
+    assert console.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"), (2.44, "2.4 s"), (59.9, "59.9 s"), (60, "1 min 00 s"), (109, "1 min 49 s"),
+        (3599.9, "1 h 00 min"), (3725, "1 h 02 min"),
+    ],
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+def test_count() -> None:
+    assert [console.count(n, "check") for n in (0, 1, 2)] == ["0 checks", "1 check", "2 checks"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "agreed"),
+    [("\n", True), ("y\n", True), ("Yes\n", True), ("n\n", False), ("nope\n", False), ("", False), ("y", False)],
+)  # fmt: skip
+def test_confirm_asks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, agreed: bool) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    assert console.confirm("Sure?", yes=False) is agreed
+    assert capsys.readouterr().err == "Sure? [Y/n] \n"
+
+
+def test_confirm_without_a_terminal_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert console.confirm("Sure?", yes=False) is False
+
+
+@pytest.mark.parametrize(
+    ("ci", "agreed"), [("true", True), ("1", True), ("", False), ("false", False)]
+)
+def test_confirm_in_ci(monkeypatch: pytest.MonkeyPatch, ci: str, agreed: bool) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert console.confirm("Sure?", yes=False) is agreed
+    assert console.confirm("Sure?", yes=True) is True
+
+
+def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with console.step("work"):
+        console.say("busy")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["work …", "busy"]
+    assert lines[2].startswith("work: ")
+
+
+def test_step_ends_its_group_when_it_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    with pytest.raises(ValueError, match="broken"), console.step("work"):
+        raise ValueError("broken")
+    assert capsys.readouterr().err == "::group::work\n::endgroup::\n"
+
+
+def test_a_table_is_not_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(("file", "sha256"), [("[bold]name[/bold]", "f" * 64)])
+    seen = capsys.readouterr()
+    assert "f" * 64 in seen.err
+    assert "[bold]name[/bold]" in seen.err
+    assert seen.out == ""
+
+
+def test_step_summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    console.step_summary("Title", ("a", "b"), [("1", "2")])
+    assert not page.exists()
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    console.step_summary("Title", ("a", "b"), [("1", "2")])
+    assert page.read_text() == "### Title\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import process, project
+from buildkit_riscv64.errors import CheckError, MissingRequirementError, SourceError
+
+Script = Callable[[str, str], Path]
+
+# Long enough for a busy board; a test that passes never waits so long.
+BOUND = 30.0
+
+
+def alive(pid: int) -> bool:
+    """True while a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + BOUND
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_environment_is_a_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOFLAGS", "GOARCH", "CC", "LD_PRELOAD", "GIT_DIR", "PYTHONPATH", "SECRET"):
+        monkeypatch.setenv(name, "leak")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    env = process.environment({"EXTRA": "1"})
+    assert "leak" not in env.values()
+    assert env["LC_ALL"] == "C.UTF-8"
+    assert env["https_proxy"] == "http://proxy:3128"
+    assert env["PATH"] == os.environ["PATH"]
+    assert env["EXTRA"] == "1"
+    assert env.keys() <= {*process._INHERITED, "LC_ALL", "EXTRA"}
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+def test_a_child_sees_that_environment_and_no_other(monkeypatch: pytest.MonkeyPatch, timeout: float | None) -> None:  # fmt: skip
+    monkeypatch.setenv("SECRET", "leak")
+    child = [sys.executable, "-c", "import os; print(os.environ.get('SECRET'))"]
+    assert process.probe(child, timeout=timeout).stdout == "None\n"
+    explicit = {"SECRET": "told"}
+    assert process.probe(child, env=explicit, timeout=timeout).stdout == "told\n"
+
+
+def test_our_own_tests_see_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "seen")
+    assert process.whole_environment()["SECRET"] == "seen"
+
+
+def test_show_quotes() -> None:
+    assert process.show(["a b", Path("/c"), "$d"]) == "'a b' /c '$d'"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(0, "exit code 0"), (2, "exit code 2"), (-9, "killed by SIGKILL"), (-200, "killed by signal 200")],
+)  # fmt: skip
+def test_describe_exit(code: int, text: str) -> None:
+    assert process.describe_exit(code) == text
+
+
+def test_last_line_is_the_reason() -> None:
+    assert process.Result(1, "out\n", "first\n last \n\n").last_line == "last"
+    assert process.Result(1, "out\nend\n", " \n").last_line == "end"
+    assert process.Result(1, "", "").last_line == ""
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+def test_probe_captures(timeout: float | None) -> None:
+    answer = process.probe(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout=timeout)
+    assert answer == process.Result(3, "out\n", "err\n")
+    assert not answer.ok
+
+
+def test_no_shell_sees_the_arguments() -> None:
+    assert process.probe(["printf", "%s", "$HOME; `id`"]).stdout == "$HOME; `id`"
+
+
+def test_probe_reads_nothing_of_our_input() -> None:
+    assert process.probe(["cat"]).stdout == ""
+
+
+def test_probe_survives_bytes_that_are_no_text() -> None:
+    assert process.probe(["printf", r"\377"]).stdout == "�"
+
+
+def test_probe_ends_what_does_not_answer() -> None:
+    answer = process.probe(["sleep", "1000"], timeout=0.05)
+    assert answer == process.Result(124, "", "no answer within 0.05 s")
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+def test_a_missing_command(timeout: float | None) -> None:
+    with pytest.raises(MissingRequirementError, match="command not found: no-such") as caught:
+        process.probe(["no-such", "x"], timeout=timeout)
+    assert caught.value.tool == "no-such"
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+@pytest.mark.parametrize(
+    "content",
+    ["#!/no/such/interpreter\n", "not a program", "\x7fELF garbage"],
+    ids=["interpreter", "text", "architecture"],
+)
+def test_a_file_that_cannot_be_executed(
+    script: Script, content: str, timeout: float | None
+) -> None:
+    path = script("program", "")
+    path.write_text(content)
+    answer = process.probe([path], timeout=timeout)
+    assert answer.code == 126
+    assert f"{path}: cannot be executed: " in answer.stderr
+
+
+def test_a_file_that_may_not_be_executed(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text("#!/bin/sh\n")
+    assert process.probe([path]).code == 126
+    with pytest.raises(CheckError, match=r"failed \(exit code 126\): .*Permission denied"):
+        process.read([path], error=CheckError)
+
+
+def test_a_missing_folder_is_not_a_missing_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        process.probe(["true"], cwd=tmp_path / "none")
+    assert not isinstance(caught.value, MissingRequirementError)
+    with pytest.raises(FileNotFoundError):
+        process.run(["true"], cwd=tmp_path / "none")
+
+
+def test_read() -> None:
+    assert process.read(["echo", "yes"]) == "yes\n"
+    with pytest.raises(SourceError) as caught:
+        process.read(["sh", "-c", "echo why >&2; exit 4"], error=SourceError, hint="do this")
+    assert caught.value.brief == "`sh -c 'echo why >&2; exit 4'` failed (exit code 4): why"
+    assert caught.value.hint == "do this"
+
+
+def test_read_says_who_was_killed() -> None:
+    with pytest.raises(SourceError, match="killed by SIGKILL"):
+        process.read(["sh", "-c", "kill -9 $$"], error=SourceError)
+
+
+def test_run_keeps_stdout_free(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    with os.fdopen(os.dup(2), "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        process.run(["echo", "made"])
+    seen = capfd.readouterr()
+    assert (seen.out, seen.err) == ("", "made\n")
+
+
+def test_run_dry(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    process.run(["touch", tmp_path / "a b"], dry=True)
+    assert not (tmp_path / "a b").exists()
+    assert capsys.readouterr().err == f"would run: touch '{tmp_path}/a b'\n"
+
+
+def test_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with os.fdopen(os.dup(2), "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with pytest.raises(CheckError) as caught:
+            process.run(["sh", "-c", "exit 7"], error=CheckError, hint="look above")
+        assert caught.value.brief == "`sh -c 'exit 7'` failed (exit code 7)"
+        with pytest.raises(MissingRequirementError) as missing:
+            process.run(["no-such"])
+        assert missing.value.tool == "no-such"
+
+
+def lines_of(text: str, **options: int) -> tuple[int, list[str]]:
+    lines: list[str] = []
+    code = process.stream(["sh", "-c", text], lines.append, **options)
+    return code, lines
+
+
+def test_stream_splits_lines() -> None:
+    assert lines_of("printf 'a\\n\\nb c\\n'") == (0, ["a", "", "b c"])
+
+
+def test_stream_hands_over_a_last_line_without_end() -> None:
+    assert lines_of("printf 'a\\nb'") == (0, ["a", "b"])
+
+
+def test_stream_joins_stdout_and_stderr_in_order() -> None:
+    assert lines_of("echo 1; echo 2 >&2; echo 3") == (0, ["1", "2", "3"])
+
+
+def test_stream_of_nothing() -> None:
+    assert lines_of("exit 5") == (5, [])
+
+
+def test_stream_joins_a_line_that_comes_in_pieces() -> None:
+    code, lines = lines_of("printf a; sleep 0.05; printf 'b\\nc'; sleep 0.05; echo d")
+    assert (code, lines) == (0, ["ab", "cd"])
+
+
+def test_stream_takes_lines_larger_than_a_pipe() -> None:
+    code, lines = lines_of("head -c 300000 /dev/zero | tr '\\0' x; echo; echo end")
+    assert (code, [len(line) for line in lines]) == (0, [300000, 3])
+
+
+def test_stream_says_which_signal() -> None:
+    assert lines_of("echo a; kill -9 $$") == (-signal.SIGKILL, ["a"])
+
+
+def test_stream_ticks_while_nothing_is_said() -> None:
+    ticks: list[int] = []
+    gate, door = os.pipe()
+
+    def on_tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 3:
+            # Only now may the child end, so three ticks come whatever the machine's speed.
+            os.close(door)
+
+    with os.fdopen(gate, "rb"):
+        code = process.stream(
+            ["sh", "-c", f"read -r _ < /proc/{os.getpid()}/fd/{gate}; exit 6"],
+            lambda _line: None, on_tick=on_tick, tick=0.01,
+        )  # fmt: skip
+    assert code == 6
+    assert len(ticks) >= 3
+
+
+def test_stream_of_a_missing_command() -> None:
+    with pytest.raises(MissingRequirementError) as caught:
+        process.stream(["no-such"], lambda _line: None)
+    assert caught.value.tool == "no-such"
+
+
+def test_stream_ends_the_command_when_a_line_is_bad() -> None:
+    pids: list[int] = []
+
+    def on_line(line: str) -> None:
+        pids.append(int(line))
+        raise ValueError("bad line")
+
+    with pytest.raises(ValueError, match="bad line"):
+        process.stream(["sh", "-c", "echo $$; exec sleep 1000"], on_line)
+    assert eventually(lambda: not alive(pids[0]))
+
+
+# A command with a child and a grandchild, each of which says its pid. Their
+# output is closed, so that nobody waits for them to close it.
+TREE = "sleep 1000 >/dev/null 2>&1 & echo $!; (sleep 1000 >/dev/null 2>&1 & echo $!); echo $$; "
+
+
+def test_the_group_ends_with_the_block() -> None:
+    with process.guarded(["sh", "-c", TREE + "exec sleep 1000"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        pids = [int(child.stdout.readline()) for _ in range(3)]
+        assert all(map(alive, pids))
+        child.stdout.close()
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+def test_what_a_command_leaves_behind_ends_too() -> None:
+    code, lines = lines_of(TREE + "exit 0")
+    assert code == 0
+    assert eventually(lambda: not any(alive(int(pid)) for pid in lines))
+
+
+def test_a_command_that_ignores_requests_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.05)
+    stubborn = "trap '' TERM INT HUP; echo ready; while :; do sleep 1000; done"
+    with process.guarded(["sh", "-c", stubborn], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        child.stdout.close()
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_command_may_clean_up(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    polite = f"trap 'echo cleaned > {trace}; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+    with process.guarded(["sh", "-c", polite], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        child.stdout.close()
+    assert trace.read_text() == "cleaned\n"
+
+
+def test_a_stopped_group_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.05)
+    with process.guarded(["sleep", "1000"]) as child:
+        # As the terminal does to a background group that reads from it.
+        os.killpg(os.getpgid(child.pid), signal.SIGSTOP)
+    assert child.returncode in {-signal.SIGKILL, -signal.SIGTERM}
+
+
+def test_the_block_lets_no_descriptor_leak() -> None:
+    def descriptors() -> set[str]:
+        return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+    with process.guarded(["true"]) as child:
+        child.wait()
+    before = descriptors()
+    for _ in range(3):
+        with process.guarded(["true"]) as child:
+            child.wait()
+        with contextlib.suppress(MissingRequirementError), process.guarded(["no-such"]):
+            raise AssertionError
+    assert descriptors() == before
+
+
+GUARDIAN = """
+import sys
+from buildkit_riscv64 import process
+sys.stdout.reconfigure(line_buffering=True)
+process.stream(["sh", "-c", sys.argv[1] + "wait"], print)
+"""
+
+
+def start_guardian() -> tuple[subprocess.Popen[str], list[int]]:
+    """A Python of its own that runs the tree, and the tree's pids."""
+    guardian = subprocess.Popen(
+        [sys.executable, "-c", GUARDIAN, TREE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(project.ROOT)},
+    )
+    assert guardian.stdout is not None
+    pids = [int(guardian.stdout.readline()) for _ in range(3)]
+    assert all(map(alive, pids))
+    return guardian, pids
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_groups_do_not_outlive_us(number: signal.Signals) -> None:
+    guardian, pids = start_guardian()
+    guardian.send_signal(number)
+    _, said = guardian.communicate(timeout=BOUND)
+    assert guardian.returncode == -number, said
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+def test_ctrl_c_ends_the_group() -> None:
+    """As on a terminal: only we get the signal, for the group is not the terminal's."""
+    pids: list[int] = []
+
+    def on_line(line: str) -> None:
+        pids.append(int(line))
+        if len(pids) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        process.stream(["sh", "-c", TREE + "wait"], on_line)
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+def test_ctrl_c_while_we_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with os.fdopen(os.dup(2), "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with pytest.raises(KeyboardInterrupt):
+            process.run(["sh", "-c", f"kill -INT {os.getpid()}; exec sleep 1000"])
