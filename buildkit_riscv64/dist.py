@@ -103,7 +103,10 @@ class Artifacts:
         manifest, as after a copy, is read.
         """
         try:
-            finished = (self.path / SUMS).stat().st_mtime_ns
+            listed = self.path / SUMS
+            if listed.read_text() != sums([*self.files.values(), *record(self.path, [MANIFEST])]):
+                return False
+            finished = listed.stat().st_mtime_ns
             for name, record in self.files.items():
                 stat = (self.path / name).stat()
                 if stat.st_size != record["size"]:

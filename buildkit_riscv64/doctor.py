@@ -361,7 +361,7 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
         raise MissingRequirementError(
             f"missing: {names}, and this is not Debian", "install them with your package manager"
         )
-    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    as_root = [] if os.geteuid() == 0 else ["sudo", "--preserve-env"]
     if as_root and process.which("sudo") is None:
         raise MissingRequirementError(
             f"missing: {names}", f"as root: apt-get install --no-install-recommends {names}"

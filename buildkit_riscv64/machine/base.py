@@ -186,14 +186,14 @@ def _lock() -> Iterator[None]:
         yield
 
 
-def command(archive: str) -> list[str]:
+def command(archive: str, go_package: str) -> list[str]:
     """The mmdebstrap command."""
     excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in listed("excluded")]
     signed = f"signed-by={KEYRING}"
     return [
         *process.as_root(),
         "mmdebstrap", "--mode=root", "--arch=riscv64", "--variant=minbase",
-        f"--include={','.join(listed('packages'))}",
+        f"--include={','.join([*listed('packages'), go_package])}",
         '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
         '--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io", *excluded,
         *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
@@ -257,9 +257,18 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
             "BASE_BYTES": str(BASE_BYTES),
         }
     )
-    said: list[str] = []
-    code = process.stream(command(archive), said.append, env=env)
-    log.write_text("\n".join(said) + "\n")
+    # Debian's next release has moved on from the pinned Go, or will: its stable
+    # Go fetches that through the module proxy. apt says at once when it has none.
+    minor = ".".join(pinned.go.split(".")[:2])
+    for package in (f"golang-{minor}-go", "golang-go"):
+        said: list[str] = []
+        code = process.stream(command(archive, package), said.append, env=env)
+        log.write_text("\n".join(said) + "\n")
+        if not any(
+            f"{package}' has no installation candidate" in s or f"package {package}" in s
+            for s in said
+        ):
+            break
     if code:
         for line in said[-25:]:
             say(f"  {line}")
