@@ -107,11 +107,11 @@ class Artifacts:
             if listed.read_text() != sums([*self.files.values(), *record(self.path, [MANIFEST])]):
                 return False
             finished = listed.stat().st_mtime_ns
-            for name, record in self.files.items():
+            for name, file in self.files.items():
                 stat = (self.path / name).stat()
-                if stat.st_size != record["size"]:
+                if stat.st_size != file["size"]:
                     return False
-                if stat.st_mtime_ns > finished and sha256(self.path / name) != record["sha256"]:
+                if stat.st_mtime_ns > finished and sha256(self.path / name) != file["sha256"]:
                     return False
         except (OSError, KeyError, TypeError, ValueError):
             return False
