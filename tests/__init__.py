@@ -1,0 +1,1 @@
+"""The tests: `unit` mirrors the package, `integration` is a user at the command line."""

@@ -1,0 +1,1 @@
+"""A user at the command line, with the real upstream and with a miniature of it."""
