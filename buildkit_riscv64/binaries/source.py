@@ -69,9 +69,10 @@ class Source:
 
 
 def _git(directory: Path, *args: str, hint: str = "") -> str:
-    return process.read(
-        ["git", "-C", directory, "-c", "core.fsmonitor=false", *args], error=SourceError, hint=hint
-    )
+    # Settings of a repository that could hide a change from git.
+    honest = ("core.fsmonitor=false", "core.trustctime=true", "core.checkStat=default")
+    settings = [word for setting in honest for word in ("-c", setting)]
+    return process.read(["git", "-C", directory, *settings, *args], error=SourceError, hint=hint)
 
 
 def _differences(directory: Path) -> Iterator[tuple[str, str]]:
@@ -129,7 +130,7 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
         version = pins.version
     else:
         version = _git(directory, "describe", "--match", "v[0-9]*", "--always", "--tags").strip()
-    if not re.fullmatch(r"[\w.+-]+", version):
+    if not re.fullmatch(r"[\w.+-]+", version, re.ASCII):
         raise SourceError(
             f"the tag {version!r} cannot be stamped into a program", "use another tag"
         )
