@@ -186,7 +186,7 @@ def _lock() -> Iterator[None]:
         yield
 
 
-def command(archive: str, go_package: str) -> list[str]:
+def command(archive: str, go_package: str, root: Path) -> list[str]:
     """The mmdebstrap command."""
     excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in listed("excluded")]
     signed = f"signed-by={KEYRING}"
@@ -197,8 +197,7 @@ def command(archive: str, go_package: str) -> list[str]:
         '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
         '--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io", *excluded,
         *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
-        # The hooks have taken out what we want.
-        SUITE, "/dev/null",
+        SUITE, str(root),
         f"deb [{signed}] {archive} {SUITE} main",
         # A suite that moves: its Release file may be older than it says it can be.
         f"deb [{signed} check-valid-until=no] {archive} {GO_SUITE} main",
@@ -226,11 +225,21 @@ def _make(pinned: pins.Pins) -> Base:
         with step("unpacking and configuring Debian's packages"):
             _mmdebstrap(pinned, archive, work, log)
         with step("making the disk image"):
+            raw = work / "base.raw"
+            with raw.open("wb") as file:
+                file.truncate(BASE_BYTES)
+            # Not in a hook: /proc is mounted there, and would be copied.
             process.run(
-                ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", work / "base.raw", work / "base.qcow2"],
+                [*process.as_root(), "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-m", "0",
+                 "-E", "assume_storage_prezeroed=1,lazy_itable_init=1", "-d", work / "root", raw],
                 error=MachineError,
             )  # fmt: skip
-            (work / "base.raw").unlink()
+            process.run(
+                ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, work / "base.qcow2"],
+                error=MachineError,
+            )  # fmt: skip
+            raw.unlink()
+            _discard(work / "root")
         (work / dist.SUMS).write_text(dist.sums(dist.record(work, FILES)))
         if final.path.exists():
             shutil.rmtree(final.path)
@@ -254,7 +263,6 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
             "GO": pinned.go,
             "MIRROR": archive,
             "SUITE": SUITE,
-            "BASE_BYTES": str(BASE_BYTES),
         }
     )
     # Debian's next release has moved on from the pinned Go, or will: its stable
@@ -262,7 +270,7 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
     minor = ".".join(pinned.go.split(".")[:2])
     for package in (f"golang-{minor}-go", "golang-go"):
         said: list[str] = []
-        code = process.stream(command(archive, package), said.append, env=env)
+        code = process.stream(command(archive, package, work / "root"), said.append, env=env)
         log.write_text("\n".join(said) + "\n")
         if not any(
             f"{package}' has no installation candidate" in s or f"package {package}" in s
@@ -289,4 +297,5 @@ def _discard(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
     except PermissionError:
+        # As an ordinary user: sudo has unpacked it.
         process.run([*process.as_root(), "rm", "-rf", "--one-file-system", folder])
