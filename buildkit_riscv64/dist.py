@@ -252,6 +252,21 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+def _staged(target: Target, dist: Path) -> tuple[Path, Path]:
+    """The folder of a run at work, and the one that :func:`_exchange` may need."""
+    stage = dist / f".{target.name}.staging"
+    return stage, stage.with_name(f"{stage.name}.old")
+
+
+def sweep(target: Target, dist: Path | None = None) -> None:
+    """Remove what a killed run left, if it can be and no other run is at work."""
+    dist = dist or project.DIST
+    if any(path.exists() for path in _staged(target, dist)):
+        with contextlib.suppress(BusyError, StorageError, OSError), lock(target, dist):
+            for path in _staged(target, dist):
+                _remove(path)
+
+
 @contextlib.contextmanager
 def staging(target: Target, dist: Path | None = None) -> Iterator[Path]:
     """An empty folder on the file system of `dist/`; call :func:`publish` on it when it is whole.
@@ -259,10 +274,10 @@ def staging(target: Target, dist: Path | None = None) -> Iterator[Path]:
     What an interrupted run left is removed first. Needs :func:`lock`.
     """
     dist = dist or project.DIST
-    stage = dist / f".{target.name}.staging"
+    stage, *_ = leftovers = _staged(target, dist)
     try:
-        _remove(stage)
-        _remove(stage.with_name(f"{stage.name}.old"))
+        for path in leftovers:
+            _remove(path)
         stage.mkdir()
     except OSError as error:
         raise storage_error(error, dist) from error

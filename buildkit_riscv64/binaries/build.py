@@ -276,6 +276,8 @@ def build(options: Options) -> Outcome:
     previous = dist.find(project.DIST / target.name)
     known = not options.force and previous is not None and previous.inputs == digest
     if previous is not None and known and previous.unchanged():
+        if not options.dry:
+            dist.sweep(target)
         return Outcome(previous, up_to_date=True, seconds=time.time() - started)
 
     say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
