@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import host
+from buildkit_riscv64 import host, process
 from buildkit_riscv64.host import Execution
 
 from .making import Commands
@@ -22,7 +22,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
     files({})
     monkeypatch.setattr(Path, "readlink", lambda _self: Path("/usr/bin/python3.11"))
-    monkeypatch.setattr("shutil.which", lambda _name: None)
+    monkeypatch.setattr(process, "which", lambda _name: None)
     return files
 
 
@@ -89,7 +89,7 @@ def test_a_riscv_board_is_native(proc: Fake) -> None:
 def test_systemd_is_asked(
     proc: Fake, commands: Commands, monkeypatch: pytest.MonkeyPatch, told: str, expected: Execution
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name))
     commands.answer("systemd-detect-virt", "--vm", stdout=told)
     assert host.execution() is expected
     assert commands.args == [["systemd-detect-virt", "--vm"]]

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildkit_riscv64 import process
+from buildkit_riscv64.binaries import toolchain
+from buildkit_riscv64.binaries.toolchain import Go
+from buildkit_riscv64.errors import (
+    MissingRequirementError,
+    NetworkError,
+    NotNativeError,
+    SourceError,
+)
+
+from ..making import GO, PINS, Commands
+
+Script = Callable[[str, str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _amd64(on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    on("x86_64")
+    monkeypatch.setattr(toolchain, "_USUAL_PLACES", ())
+    toolchain._settings.cache_clear()
+
+
+@pytest.mark.parametrize("name", toolchain._TARGET_VARIABLES)
+def test_each_variable_that_asks_for_another_target_is_refused(name: str) -> None:
+    with pytest.raises(NotNativeError, match=f"{name}=other in the environment") as caught:
+        toolchain.refuse_cross_compilation({name: "other"})
+    assert caught.value.code == 5
+    assert caught.value.hint == f"unset {name}"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {}, {"GOOS": "linux", "GOARCH": "amd64"}, {"GOAMD64": "v1"}, {"GOARCH": ""},
+        {"GOFLAGS": "-mod=mod", "GOPROXY": "off"},
+    ],
+)  # fmt: skip
+def test_an_environment_that_asks_for_this_machine_is_fine(asked: dict[str, str]) -> None:
+    toolchain.refuse_cross_compilation(asked)
+
+
+def test_the_real_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOARCH", "riscv64")
+    with pytest.raises(NotNativeError, match="GOARCH=riscv64 in the environment, and this machine is linux/amd64"):  # fmt: skip
+        toolchain.refuse_cross_compilation()
+
+
+def test_a_profile_has_its_own_option(on: Callable[[str], None]) -> None:
+    on("riscv64")
+    toolchain.refuse_cross_compilation({"GORISCV64": "rva20u64"})
+    with pytest.raises(NotNativeError) as caught:
+        toolchain.refuse_cross_compilation({"GORISCV64": "rva22u64"})
+    assert caught.value.hint == "unset GORISCV64, and ask for it with --goriscv64 rva22u64"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "verifying golang.org/x/net@v0.1.0: checksum mismatch\n\tdownloaded: h1:a\n\tgo.sum: h1:b",
+        "SECURITY ERROR\nThis download does NOT match an earlier download recorded in go.sum.",
+        "dial tcp: connection refused\nverifying x: checksum mismatch",
+    ],
+)
+def test_a_wrong_hash_is_about_the_source(output: str) -> None:
+    error = toolchain.fetch_error("cannot fetch x", output)
+    assert isinstance(error, SourceError)
+    assert error.brief.startswith("cannot fetch x: checksum mismatch")
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("go: x: Get \"https://proxy\": dial tcp 1.2.3.4:443: connect: connection refused\n", "connection refused"),
+        ("go: downloading x\ngo: x: dial tcp: lookup proxy: no such host\nlast", "no such host"),
+        ("go: x: module lookup disabled by GOPROXY=off", "module lookup disabled by GOPROXY=off"),
+        ("something else\n\n  the last line \n", "the last line"),
+        ("", "no answer"),
+    ],
+)  # fmt: skip
+def test_everything_else_is_the_network(output: str, reason: str) -> None:
+    error = toolchain.fetch_error("cannot fetch x", output)
+    assert isinstance(error, NetworkError)
+    assert error.brief.startswith("cannot fetch x: ")
+    assert error.brief.endswith(reason)
+
+
+def go(script: Script, folder: str, version: str, more: str = "") -> Path:
+    """A command that plays Go."""
+    return script(
+        f"{folder}/go",
+        f'case $1 in\nversion) echo "go version {version}" ;;\n'
+        f'env) echo "{{}}" ;;\n{more}\n*) echo "unexpected $*" >&2; exit 2 ;;\nesac',
+    )
+
+
+@pytest.fixture
+def path(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts folders on PATH, before those of the shell."""
+
+    def put(*commands: Path) -> None:
+        folders = [str(command.parent) for command in commands]
+        there = [p for p in os.environ["PATH"].split(":") if not Path(p, "go").exists()]
+        monkeypatch.setenv("PATH", ":".join([*folders, *there]))
+
+    put()
+    return put
+
+
+def test_the_exact_go_is_taken_as_it_is(script: Script, path: Callable[..., None]) -> None:
+    command = go(script, "a", "go1.26.10 linux/amd64")
+    path(command)
+    assert toolchain.ensure(PINS) == Go(command, "go1.26.10", "system")
+    assert toolchain.find(PINS) == Go(command, "go1.26.10", "system")
+
+
+def test_a_go_beside_path(script: Script, path: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    path(go(script, "a", "go1.19 linux/amd64"))
+    exact = go(script, "go-1.26/bin", "go1.26.10 linux/amd64")
+    monkeypatch.setattr(toolchain, "_USUAL_PLACES", (f"{tmp_path}/go-{{minor}}/bin/go", "/none"))
+    assert toolchain.ensure(PINS).command == exact
+    assert [c.version for c in toolchain.candidates(PINS)] == ["go1.19", "go1.26.10"]
+
+
+def test_one_go_by_two_names_is_one(script: Script, path: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    command = go(script, "a", "go1.19 linux/amd64")
+    (tmp_path / "link").symlink_to(command)
+    path(command)
+    monkeypatch.setattr(toolchain, "_USUAL_PLACES", (str(tmp_path / "link"),))
+    assert len(list(toolchain.candidates(PINS))) == 1
+
+
+def test_no_go(path: Callable[..., None]) -> None:
+    assert toolchain.find(PINS) is None
+    with pytest.raises(MissingRequirementError, match="there is no Go on this machine") as caught:
+        toolchain.ensure(PINS)
+    assert caught.value.tool == "go"
+    assert "doctor --fix" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["go1.26.10 linux/riscv64", "go1.26.10 darwin/amd64", "go1.26.10", "", "go1.26.10 linux/amd64x"],
+)  # fmt: skip
+def test_a_go_for_another_machine_is_none(script: Script, path: Callable[..., None], said: str) -> None:  # fmt: skip
+    path(go(script, "a", said))
+    with pytest.raises(MissingRequirementError, match="there is no Go"):
+        toolchain.ensure(PINS)
+
+
+@pytest.mark.parametrize("content", ["\x7fELF for something else", "#!/no/interpreter\n", ""])
+def test_a_go_that_cannot_run_is_none(script: Script, path: Callable[..., None], content: str) -> None:  # fmt: skip
+    command = script("a/go", "")
+    command.write_text(content)
+    path(command)
+    assert list(toolchain.candidates(PINS)) == []
+
+
+def test_a_go_that_is_too_old(script: Script, path: Callable[..., None]) -> None:
+    command = go(script, "a", "go1.18.10 linux/amd64")
+    path(command)
+    with pytest.raises(MissingRequirementError) as caught:
+        toolchain.ensure(PINS)
+    assert caught.value.brief == (
+        f"{command} is go1.18.10, too old to fetch go1.26.10 (at least 1.19)"
+    )
+    assert caught.value.tool == "", "apt-get would not make it younger"
+
+
+@pytest.mark.parametrize(
+    ("version", "older"),
+    [("go1.18.10", True), ("go1.19rc1", True), ("go1.9", True), ("go1.19", False), ("go1.26.10", False), ("go1.28-devel_abc", False)],
+)  # fmt: skip
+def test_older_than(version: str, older: bool) -> None:
+    assert toolchain.older_than(version, "1.19") is older
+
+
+def test_the_first_that_is_young_enough_fetches(script: Script, path: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    old, young = go(script, "a", "go1.18 linux/amd64"), go(script, "b", "go1.21.0 linux/amd64")
+    path(old)
+    monkeypatch.setattr(toolchain, "_USUAL_PLACES", (str(young),))
+    asked: list[Go] = []
+
+    def fetch(bootstrap: Go, _pins: object) -> Go:
+        asked.append(bootstrap)
+        return GO
+
+    monkeypatch.setattr(toolchain, "fetch", fetch)
+    assert toolchain.ensure(PINS) == GO
+    assert asked == [Go(young, "go1.21.0", "system")]
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """The pinned Go as the module cache has it: without permissions."""
+    for name, text in {"bin/go": "echo go version go1.26.10 linux/amd64", "pkg/tool/linux_amd64/compile": ""}.items():  # fmt: skip
+        (tmp_path / "module" / name).parent.mkdir(parents=True)
+        (tmp_path / "module" / name).write_text(f"#!/bin/sh\n{text}\n")
+    return tmp_path / "module"
+
+
+def answer(script: Script, **told: Any) -> Go:
+    """A Go that answers so when it is to fetch a toolchain; it notes how it was asked."""
+    text = json.dumps(told)
+    more = f"mod) echo \"$@\" > {script('note', '').parent}/asked; env > {script('note', '').parent}/env; cat <<'X'\n{text}\nX\n;;"  # fmt: skip
+    return Go(go(script, "a", "go1.19 linux/amd64", more), "go1.19", "system")
+
+
+def test_fetch(script: Script, module: Path, tmp_path: Path) -> None:
+    found = toolchain.fetch(answer(script, Dir=str(module), Sum="h1:pinned"), PINS)
+    assert found == Go(module / "bin" / "go", "go1.26.10", "module", "h1:pinned")
+    assert (tmp_path / "asked").read_text() == (
+        "mod download -json golang.org/toolchain@v0.0.1-go1.26.10.linux-amd64\n"
+    )
+    assert os.access(module / "pkg" / "tool" / "linux_amd64" / "compile", os.X_OK)
+
+
+def test_fetched_with_another_hash(script: Script, module: Path) -> None:
+    with pytest.raises(SourceError, match="has hash h1:other, not the pinned h1:pinned"):
+        toolchain.fetch(answer(script, Dir=str(module), Sum="h1:other"), PINS)
+    assert not os.access(module / "bin" / "go", os.X_OK), "it has not been made executable"
+
+
+def test_a_platform_without_pinned_hash(script: Script, module: Path) -> None:
+    bootstrap = answer(script, Dir=str(module), Sum="h1:other")
+    assert toolchain.fetch(bootstrap, replace(PINS, go_sums={})).sum == "h1:other"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [("dial tcp: lookup proxy.golang.org: no such host", NetworkError), ("verifying: checksum mismatch", SourceError)],
+)  # fmt: skip
+def test_fetch_fails(script: Script, error: str, expected: type[Exception]) -> None:
+    with pytest.raises(expected, match="cannot fetch go1.26.10 for this machine"):
+        toolchain.fetch(answer(script, Error=error), PINS)
+
+
+def test_a_go_that_says_no_json(script: Script) -> None:
+    command = go(script, "a", "go1.19 linux/amd64", "mod) echo flag provided but not defined >&2; exit 2 ;;")  # fmt: skip
+    with pytest.raises(NetworkError, match="flag provided but not defined"):
+        toolchain.fetch(Go(command, "go1.19", "system"), PINS)
+
+
+def test_what_was_fetched_does_not_work(script: Script, module: Path) -> None:
+    (module / "bin" / "go").write_text("#!/bin/sh\necho go version go1.25.0 linux/amd64\n")
+    with pytest.raises(SourceError, match="is not a working go1.26.10"):
+        toolchain.fetch(answer(script, Dir=str(module), Sum="h1:pinned"), PINS)
+
+
+SETTINGS = {
+    "GOPROXY": "https://proxy.example", "GOCACHE": "/cache", "GOMODCACHE": "/mod",
+    "GONOSUMDB": "", "GOFLAGS": "-mod=mod", "GOARCH": "mips", "GOEXPERIMENT": "x",
+    "CC": "evil", "GOROOT": "/other", "GOTOOLCHAIN": "go9",
+}  # fmt: skip
+
+
+def test_the_environment_of_go(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOFLAGS", "GOARCH", "GOROOT", "GOEXPERIMENT", "GOAMD64", "CC", "CGO_CFLAGS", "GODEBUG"):  # fmt: skip
+        monkeypatch.setenv(name, "leak")
+    monkeypatch.setenv("GOPROXY", "https://proxy.example")
+    commands.answer("env", stdout=json.dumps(SETTINGS))
+    env = toolchain.environment(GO, {"GOTMPDIR": "/tmp/x"})
+    assert "leak" not in env.values()
+    ours = {name: value for name, value in env.items() if name.startswith(("GO", "CGO", "CC"))}
+    assert ours == {
+        "GOPROXY": "https://proxy.example", "GOCACHE": "/cache", "GOMODCACHE": "/mod",
+        "GOENV": "off", "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local",
+        "GO111MODULE": "on", "CGO_ENABLED": "0", "GOTMPDIR": "/tmp/x",
+    }  # fmt: skip
+    assert commands.args == [["/go/bin/go", "env", "-json"]]
+    asked = commands.calls[0].options["env"]
+    assert asked["GOPROXY"] == "https://proxy.example"
+    assert asked["GOTOOLCHAIN"] == "local"
+    assert "GOARCH" not in asked
+    assert asked["GOFLAGS"] == ""
+
+
+def test_go_settings_are_asked_once(commands: Commands) -> None:
+    commands.answer("env", stdout="{}")
+    toolchain.environment(GO)
+    toolchain.environment(GO)
+    assert len(commands.calls) == 1
+
+
+def test_go_settings_that_cannot_be_read(commands: Commands) -> None:
+    commands.answer("env", code=1, stderr="go: parsing GOENV file: bad line")
+    with pytest.raises(MissingRequirementError, match="parsing GOENV file: bad line"):
+        toolchain.environment(GO)
+
+
+def test_no_shell_variable_reaches_a_real_go(script: Script, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("GOFLAGS", "-mod=mod")
+    monkeypatch.setenv("GOARCH", "riscv64")
+    toolchain.fetch(answer(script, Dir=str(module), Sum="h1:pinned"), PINS)
+    seen = (tmp_path / "env").read_text().splitlines()
+    assert "GOFLAGS=" in seen
+    assert not [line for line in seen if line.startswith("GOARCH=")]
+
+
+def test_a_timeout_is_no_go(script: Script, path: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    path(go(script, "a", "go1.26.10 linux/amd64"))
+    monkeypatch.setattr(process, "probe", lambda *_args, **_options: process.Result(124, "", "no answer"))  # fmt: skip
+    assert toolchain.find(PINS) is None
