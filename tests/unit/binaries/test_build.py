@@ -41,10 +41,11 @@ TARGET = Target.parse("linux-riscv64")
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two files; one does not fit into a chunk."""
     (tmp_path / "bin").mkdir()
-    noise = hashlib.shake_128(b"noise").digest(1 << 20)
+    monkeypatch.setattr(build, "_CHUNK_BYTES", 32 << 10)
+    noise = hashlib.shake_128(b"noise").digest(16 << 10)
     (tmp_path / "bin" / "buildctl").write_bytes(noise * 9 + b"end")
     (tmp_path / "bin" / "buildkitd").write_bytes(b"small")
     return tmp_path
@@ -440,10 +441,10 @@ def test_make_needs_an_engine(commands: Commands, monkeypatch: pytest.MonkeyPatc
         make.refuse_impossible(path_source(tmp_path), TARGET)
     assert caught.value.tool == "docker"
     there.add("docker")
-    commands.answer("docker", "version", code=1, stderr="Cannot connect")
+    commands.answer("docker", "version", "--format", code=1, stderr="Cannot connect")
     with pytest.raises(make.MissingRequirementError, match="a running docker engine: Cannot connect"):  # fmt: skip
         make.refuse_impossible(path_source(tmp_path), TARGET)
-    commands.answer("docker", "version", stdout="28.0")
+    commands.answer("docker", "version", "--format", stdout="28.0")
     make.refuse_impossible(path_source(tmp_path), TARGET)
     assert commands.args[-2:] == [
         ["docker", "buildx", "version"],

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildkit_riscv64 import dist
+from buildkit_riscv64.binaries import provenance
+
+from ..making import COMMIT, SUM
+
+
+@pytest.fixture
+def manifest(finished: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((finished / dist.MANIFEST).read_text())
+    return read
+
+
+def test_the_statement(manifest: dict[str, Any]) -> None:
+    statement = json.loads(provenance.statement(manifest))
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert statement["subject"] == [
+        {"name": file["name"], "digest": {"sha256": file["sha256"]}} for file in manifest["files"]
+    ]
+    definition = statement["predicate"]["buildDefinition"]
+    assert definition["externalParameters"] == {
+        "source": "module", "target": "linux-riscv64", "via": "go",
+    }  # fmt: skip
+    assert definition["internalParameters"]["flags"] == manifest["build"]["flags"]
+    assert definition["internalParameters"]["host"]["arch"] == "riscv64"
+    upstream, go = definition["resolvedDependencies"]
+    assert upstream == {
+        "name": "buildkit", "uri": "pkg:golang/github.com/moby/buildkit@v0.32.2",
+        "digest": {"gitCommit": COMMIT, "dirHash": SUM},
+    }  # fmt: skip
+    assert go == {"name": "go", "uri": "pkg:golang/toolchain@go1.26.10"}
+    details = statement["predicate"]["runDetails"]
+    execution = manifest["host"]["execution"]
+    assert details["builder"]["id"] == f"tag:buildkit-riscv64,2026:execution/{execution}"
+    assert details["metadata"]["startedOn"] == manifest["build"]["started"]
+
+
+def test_the_file_in_the_folder_is_about_the_binaries(finished: Path, manifest: dict[str, Any]) -> None:  # fmt: skip
+    statement = json.loads((finished / dist.PROVENANCE).read_text())
+    named = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+    assert named.keys() == {file["name"] for file in manifest["files"]} - {dist.PROVENANCE}
+    for name, digest in named.items():
+        assert dist.sha256(finished / name) == digest
+
+
+def test_a_dirty_checkout_names_its_commit(manifest: dict[str, Any]) -> None:
+    manifest["revision"] += ".m"
+    manifest["source"] |= {"sum": "", "kind": "path"}
+    manifest["go"]["sum"] = "h1:go"
+    definition = json.loads(provenance.statement(manifest))["predicate"]["buildDefinition"]
+    upstream, go = definition["resolvedDependencies"]
+    assert upstream["digest"] == {"gitCommit": COMMIT}
+    assert go["digest"] == {"dirHash": "h1:go"}
+
+
+def test_the_same_manifest_has_the_same_statement(manifest: dict[str, Any]) -> None:
+    assert provenance.statement(manifest) == provenance.statement(manifest)
+
+
+def test_a_statement_about_nothing_is_refused(manifest: dict[str, Any]) -> None:
+    manifest["files"] = []
+    with pytest.raises(ValueError, match="subject"):
+        provenance.statement(manifest)

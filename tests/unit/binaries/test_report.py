@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import dist
+from buildkit_riscv64.binaries import report
+from buildkit_riscv64.binaries.build import Outcome
+from buildkit_riscv64.binaries.check import Finding, Status
+from buildkit_riscv64.errors import CheckError
+
+from ..making import edit_manifest
+
+
+def test_a_build(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "page"))
+    artifacts = dist.load(finished)
+    report.built(Outcome(artifacts, up_to_date=False, seconds=130), json=False)
+    said = capsys.readouterr()
+    assert said.out == ""
+    for file in artifacts.files.values():
+        assert file["name"] in said.err
+        assert file["sha256"] in said.err
+    execution = artifacts.manifest["host"]["execution"]
+    assert f"compiled in 1 min 40 s ({execution}), all checks passed, 2 min 10 s in all" in said.err
+    assert "development build" not in said.err
+    assert "### BuildKit v0.32.2 for linux-riscv64" in (tmp_path / "page").read_text()
+
+
+def test_a_development_build_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_manifest(finished, lambda manifest: manifest["source"].update(pinned=False))
+    report.built(Outcome(dist.load(finished), up_to_date=False, seconds=1), json=False)
+    assert "a development build: not the pinned source, so it will not be released" in capsys.readouterr().err  # fmt: skip
+
+
+def test_nothing_to_do(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.built(Outcome(dist.load(finished), up_to_date=True, seconds=0.1), json=True)
+    said = capsys.readouterr()
+    assert "is up to date" in said.err
+    assert json.loads(said.out) == {**dist.load(finished).manifest, "up_to_date": True}
+
+
+def test_a_dry_build_reports_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    report.built(Outcome(None, up_to_date=False, seconds=0.1), json=True)
+    assert capsys.readouterr() == ("", "")
+
+
+GOOD = Finding("bin/buildctl", "machine", Status.OK, "EM_RISCV")
+MEH = Finding("bin/buildctl", "runs", Status.WARN, "not run")
+BAD = Finding("bin/buildctl", "linked", Status.FAIL, "/lib/ld.so, expected statically")
+
+
+def test_checks_that_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    report.checked({"linux-riscv64": [GOOD, MEH]}, json=False)
+    assert "linux-riscv64: 1 check passed, 1 warning\n" in capsys.readouterr().err
+
+
+def test_checks_that_failed_are_all_told_before(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckError, match="linux-amd64: bin/buildctl: linked"):
+        report.checked({"linux-riscv64": [GOOD], "linux-amd64": [BAD, GOOD]}, json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["linux-amd64"][0] == {
+        "subject": "bin/buildctl", "check": "linked", "status": "FAIL",
+        "detail": "/lib/ld.so, expected statically",
+    }  # fmt: skip
+    assert "/lib/ld.so, expected statically" in said.err
+    assert "passed" not in said.err
+
+
+def test_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {
+        "target": "linux-riscv64", "seconds": 109.2, "files": [{"name": "bin/buildctl", "artifact_sha256": "ab"}],
+        "compiled_on": {"arch": "riscv64", "execution": "native"},
+        "checked_on": {"arch": "amd64", "execution": "qemu-system"},
+    }  # fmt: skip
+    report.verified([verdict], json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out) == [verdict]
+    assert (
+        "linux-riscv64: bit-identical: compiled on riscv64 (native), again on amd64 (qemu-system)"
+        " in 1 min 49 s" in said.err
+    )
+
+
+def test_pins(capsys: pytest.CaptureFixture[str]) -> None:
+    report.pinned({"version": "v0.32.2"}, json=False)
+    assert "v0.32.2" in capsys.readouterr().err
+    report.pinned({"version": "v0.32.2"}, json=True)
+    assert json.loads(capsys.readouterr().out) == {"version": "v0.32.2"}

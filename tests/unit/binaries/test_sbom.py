@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from buildkit_riscv64.arch import Target
+from buildkit_riscv64.binaries import sbom
+
+from ..making import SUM, TIME, build_info
+
+TARGET = Target.parse("linux-riscv64")
+SHA256 = "ab" * 32
+
+
+def made(**changes: Any) -> dict[str, Any]:
+    info = build_info("buildctl", TARGET) | changes
+    text = sbom.bill_of_materials("buildctl", SHA256, "v0.32.2", info, TIME)
+    assert text.endswith("}\n")
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+def test_the_program() -> None:
+    bom = made()
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    program = bom["metadata"]["component"]
+    assert (program["name"], program["type"], program["version"]) == (
+        "buildctl", "application", "v0.32.2",
+    )  # fmt: skip
+    assert program["purl"] == "pkg:golang/github.com/moby/buildkit@v0.32.2#cmd/buildctl"
+    assert program["hashes"] == [{"alg": "SHA-256", "content": SHA256}]
+    assert {"name": "go:build:GOARCH", "value": "riscv64"} in program["properties"]
+    assert bom["metadata"]["timestamp"] == "2026-08-04T12:27:40+00:00"
+
+
+def test_each_module_that_is_linked_in() -> None:
+    bom = made()
+    components = {component["name"]: component for component in bom["components"]}
+    assert set(components) == {"std", "github.com/Azure/azure-sdk", "example.com/fork"}
+    assert components["std"]["version"] == "1.26.10"
+    azure = components["github.com/Azure/azure-sdk"]
+    assert azure["purl"] == "pkg:golang/github.com/azure/azure-sdk@v1.0.0"
+    digest = base64.b64decode(SUM.removeprefix("h1:")).hex()
+    assert azure["hashes"] == [{"alg": "SHA-256", "content": digest}]
+    (edges,) = [d for d in bom["dependencies"] if d["ref"] == bom["metadata"]["component"]["bom-ref"]]  # fmt: skip
+    assert sorted(edges["dependsOn"]) == sorted(c["bom-ref"] for c in components.values())
+
+
+def test_what_replaces_a_module_is_named() -> None:
+    (fork,) = [c for c in made()["components"] if c["name"] == "example.com/fork"]
+    assert fork["version"] == "v1.0.1"
+
+
+def test_a_module_without_hash_or_version() -> None:
+    bom = made(Deps=[{"Path": "local", "Version": "(devel)"}, {"Path": "x", "Replace": {"Path": "./x"}}])  # fmt: skip
+    assert {component["name"] for component in bom["components"]} == {"std", "local", "./x"}
+
+
+def test_a_program_without_modules() -> None:
+    assert [component["name"] for component in made(Deps=None)["components"]] == ["std"]
+
+
+def test_the_same_program_has_the_same_bom() -> None:
+    assert made() == made()
+    info = build_info("buildctl", TARGET)
+    texts = {sbom.bill_of_materials("buildctl", SHA256, "v0.32.2", info, TIME) for _ in range(3)}
+    texts.add(sbom.bill_of_materials("buildctl", "cd" * 32, "v0.32.2", info, TIME))
+    assert len(texts) == 2
+    assert made()["serialNumber"].startswith("urn:uuid:abababab-abab-4bab-")
