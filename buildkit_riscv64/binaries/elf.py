@@ -54,9 +54,11 @@ def read_elf(path: Path) -> Elf:
             return Elf(
                 elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed)
             )
-    except Exception as error:  # noqa: BLE001 - the library fails in many ways over a damaged file
+    except Exception as error:  # the library fails in many ways over a damaged file
         reason = str(error) or type(error).__name__
-        raise CheckError(f"{path.name} is not an ELF program: {reason}", "build it again") from error
+        raise CheckError(
+            f"{path.name} is not an ELF program: {reason}", "build it again"
+        ) from error
 
 
 def read_build_info(path: Path, go: Go) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from typing import Any
 
 from buildkit_riscv64 import dist, process
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries import build, compile, source
+from buildkit_riscv64.binaries import build, source
+from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries.toolchain import Go
+from buildkit_riscv64.errors import BuildError
 from buildkit_riscv64.pins import MODULE, Pins
 
 COMMIT = "991535e0973488b6a429096d21fa13f81f2d89d8"
@@ -66,7 +68,7 @@ class Commands:
     def run(self, args: process.Arguments, **options: Any) -> None:
         result = self._record("run", args, options)
         if not result.ok:
-            error = options.get("error", process.BuildError)
+            error = options.get("error", BuildError)
             raise error(process.show(args), options.get("hint", ""))
 
     def stream(self, args: process.Arguments, on_line: Callable[[str], None], **options: Any) -> int:  # fmt: skip
@@ -122,7 +124,7 @@ def build_info(command: str, target: Target, **settings: str) -> dict[str, Any]:
         "Settings": {
             "GOOS": "linux", "GOARCH": str(target.arch), "CGO_ENABLED": "0", "-trimpath": "true",
             target.arch.level_variable: target.level or target.arch.default_level,
-            "-tags": ",".join(compile.TAGS), **settings,
+            "-tags": ",".join(compiler.TAGS), **settings,
         },
     }  # fmt: skip
 

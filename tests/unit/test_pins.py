@@ -23,7 +23,7 @@ def test_release_tags(tag: str) -> None:
     "text",
     [
         "", "v0.32", "0.32.2", "v0.32.2-rc1", "v0.32.2\n", " v0.32.2", "v0.032.2", "v0.32.2.1",
-        "dockerfile/1.2.3", "master", "v0.32.2/../x", "--upload-pack=x", "V0.32.2", "v٠.٣٢.٢",
+        "dockerfile/1.2.3", "master", "v0.32.2/../x", "--upload-pack=x", "V0.32.2", "v\u0660.1.1",
         "latest", "v0.32.x",
     ],
 )  # fmt: skip

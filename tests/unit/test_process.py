@@ -184,9 +184,9 @@ def test_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         assert missing.value.tool == "no-such"
 
 
-def lines_of(text: str, **options: int) -> tuple[int, list[str]]:
+def lines_of(text: str) -> tuple[int, list[str]]:
     lines: list[str] = []
-    code = process.stream(["sh", "-c", text], lines.append, **options)
+    code = process.stream(["sh", "-c", text], lines.append)
     return code, lines
 
 

@@ -34,18 +34,18 @@ def starts_processes(tree: ast.AST) -> Iterator[str]:
                 yield f"os.{name}"
             case ast.Attribute(attr="run" | "sudo", value=ast.Name(id="context" | "ctx" | "c")):
                 yield "Invoke's context.run"
-            case ast.Import(names=names):
-                for name in names:
-                    if name.name.partition(".")[0] in STARTERS or (
-                        name.name in {"subprocess", "os"} and name.asname
+            case ast.Import(names=aliases):
+                for alias in aliases:
+                    if alias.name.partition(".")[0] in STARTERS or (
+                        alias.name in {"subprocess", "os"} and alias.asname
                     ):
-                        yield f"import {name.name}"
-            case ast.ImportFrom(module="subprocess" | "os" as module, names=names):
-                for name in names:
-                    if name.name not in HARMLESS - {"Popen"} and (
-                        module == "subprocess" or name.name.startswith((*STARTS, "*"))
+                        yield f"import {alias.name}"
+            case ast.ImportFrom(module="subprocess" | "os" as origin, names=aliases):
+                for alias in aliases:
+                    if alias.name not in HARMLESS - {"Popen"} and (
+                        origin == "subprocess" or alias.name.startswith((*STARTS, "*"))
                     ):
-                        yield f"from {module} import {name.name}"
+                        yield f"from {origin} import {alias.name}"
             case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in STARTERS:
                 yield f"from {module}"
             case ast.keyword(arg="shell"):

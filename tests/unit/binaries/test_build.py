@@ -25,6 +25,7 @@ from buildkit_riscv64.errors import (
     BusyError,
     CheckError,
     Failure,
+    MissingRequirementError,
     NotNativeError,
     SourceError,
     StorageError,
@@ -168,7 +169,12 @@ class Machine:
 def machine(checkout: Path, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, commands: Commands) -> Machine:  # fmt: skip
     made = Machine()
     on("riscv64")
-    monkeypatch.setattr(toolchain, "ensure", lambda _pins: made.done.append("go") or GO)
+
+    def ensure(_pins: object) -> Any:
+        made.done.append("go")
+        return GO
+
+    monkeypatch.setattr(toolchain, "ensure", ensure)
     monkeypatch.setattr(source, "prepare", lambda *_args: made.done.append("prepare"))
     monkeypatch.setattr(source, "verify_modules", made.verify)
     monkeypatch.setattr(compiler, "compile_commands", made.compile)
@@ -228,6 +234,10 @@ def other_source() -> None:
         file.write("x v1 h1:y\n")
 
 
+def remove_sums() -> None:
+    (project.DIST / "linux-riscv64" / dist.SUMS).unlink()
+
+
 def tamper(name: str, data: bytes = b"x") -> Callable[[], None]:
     return lambda: (project.DIST / "linux-riscv64" / name).write_bytes(data)  # type: ignore[return-value]
 
@@ -238,7 +248,7 @@ def tamper(name: str, data: bytes = b"x") -> Callable[[], None]:
         other_source, tamper("bin/buildctl"), tamper("manifest.json", b"{"),
         tamper("manifest.json", b'{"build": []}'), tamper("manifest.json", b'{"build": null}'),
         tamper("manifest.json", b"[" * 100000),
-        lambda: (project.DIST / "linux-riscv64" / dist.SUMS).unlink(),
+        remove_sums,
     ],
     ids=["source", "binary", "half a manifest", "list", "null", "deep", "no sums"],
 )  # fmt: skip
@@ -387,7 +397,7 @@ def test_a_compiler_that_makes_nothing(machine: Machine) -> None:
 
 def test_too_little_space(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "free_bytes", lambda _path: 100 << 20)
-    with pytest.raises(StorageError, match="only 100 MiB free for .*, and a build needs 600"):
+    with pytest.raises(StorageError, match=r"only 100 MiB free for .*, and a build needs 600"):
         build.build(Options())
     assert machine.done == []
 
@@ -437,12 +447,12 @@ def test_make_needs_an_engine(commands: Commands, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         process, "which", lambda name: Path("/bin", name) if name in there else None
     )
-    with pytest.raises(make.MissingRequirementError, match="needs docker") as caught:
+    with pytest.raises(MissingRequirementError, match="needs docker") as caught:
         make.refuse_impossible(path_source(tmp_path), TARGET)
     assert caught.value.tool == "docker"
     there.add("docker")
     commands.answer("docker", "version", "--format", code=1, stderr="Cannot connect")
-    with pytest.raises(make.MissingRequirementError, match="a running docker engine: Cannot connect"):  # fmt: skip
+    with pytest.raises(MissingRequirementError, match="a running docker engine: Cannot connect"):  # fmt: skip
         make.refuse_impossible(path_source(tmp_path), TARGET)
     commands.answer("docker", "version", "--format", stdout="28.0")
     make.refuse_impossible(path_source(tmp_path), TARGET)

@@ -114,7 +114,7 @@ def forge(folder: Path, command: str, content: bytes) -> None:
     def record(manifest: dict[str, Any]) -> None:
         for file in manifest["files"]:
             if file["name"] == dist.binary(command):
-                file |= dist.record(folder, [file["name"]])[0]
+                file.update(dist.record(folder, [file["name"]])[0])
 
     edit_manifest(folder, record)
 
@@ -295,13 +295,19 @@ HOSTILE_NAMES = ["../x", "/etc/passwd", ".hidden", "bin/../../x", "bin/.x", "a//
         lambda m: m["files"][0].pop("size"), lambda m: m["build"].update(environment={"A": 1}),
     ],
 )  # fmt: skip
-def test_the_schema_refuses(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((folder / dist.MANIFEST).read_text())
+def test_the_schema_refuses(_finished: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((_finished / dist.MANIFEST).read_text())
     edit(manifest)
-    (folder / dist.MANIFEST).write_text(json.dumps(manifest))
     assert check.objection(manifest)
+
+
+def test_nothing_else_is_looked_at_where_the_schema_objects(
+    folder: Path, commands: Commands
+) -> None:
+    edit_manifest(folder, name_of_file("../../etc/passwd"))
     (told,) = failed(folder)
     assert told.startswith("manifest.json: schema: ")
+    assert commands.calls == []
 
 
 @pytest.mark.parametrize(
@@ -311,8 +317,8 @@ def test_the_schema_refuses(folder: Path, edit: Callable[[dict[str, Any]], objec
         name_of_file("a/b/c.d"), name_of_file("a..b"), put("", "source", "sum"),
     ],
 )  # fmt: skip
-def test_the_schema_accepts(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((folder / dist.MANIFEST).read_text())
+def test_the_schema_accepts(_finished: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((_finished / dist.MANIFEST).read_text())
     edit(manifest)
     assert check.objection(manifest) == ""
 
@@ -363,7 +369,7 @@ def test_everything_in_dist_is_examined(folder: Path, monkeypatch: pytest.Monkey
 
 def test_nothing_to_examine_needs_no_go(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: pytest.fail("asked for Go"))
-    with pytest.raises(CheckError, match="nothing in .*dist/"):
+    with pytest.raises(CheckError, match=r"nothing in .*dist/"):
         check.examine_all()
     with pytest.raises(CheckError, match="no artifacts in"):
         check.examine_all("linux-riscv64")

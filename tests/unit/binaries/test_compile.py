@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_where_all_is_cached_nobody_asks_for_the_list() -> None:
 
 def test_plain_lines_at_intervals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     now = 100.0
-    monkeypatch.setattr(compiler.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     meter = compiler._PlainProgress()
     for later, done, total in ((5, 1, 9), (15, 0, 9), (16, 3, 0), (20, 4, 9), (31.5, 5, 9)):
         now = 100.0 + later

@@ -64,7 +64,7 @@ def test_damaged_headers_are_refused_or_read_but_never_crash(path: Path) -> None
     whole = making.elf(interpreter="/lib/ld.so.1", needed="libc.so.6")
     chance = random.Random(2)
     refused = 0
-    for _ in range(300):
+    for _ in range(100):
         content = bytearray(whole)
         for _ in range(chance.choice((1, 3))):
             content[chance.randrange(4, len(content))] = chance.choice((0, 1, 127, 255))
@@ -73,7 +73,7 @@ def test_damaged_headers_are_refused_or_read_but_never_crash(path: Path) -> None
             read_elf(path)
         except CheckError:
             refused += 1
-    assert 0 < refused < 300
+    assert 0 < refused < 100
 
 
 @pytest.fixture(autouse=True)

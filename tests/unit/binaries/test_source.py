@@ -14,7 +14,13 @@ import pytest
 from buildkit_riscv64 import process, project
 from buildkit_riscv64.binaries import source, toolchain
 from buildkit_riscv64.binaries.source import Kind, resolve
-from buildkit_riscv64.errors import Failure, NetworkError, SourceError, UsageError
+from buildkit_riscv64.errors import (
+    Failure,
+    MissingRequirementError,
+    NetworkError,
+    SourceError,
+    UsageError,
+)
 from buildkit_riscv64.pins import MODULE, Pins
 
 from ..making import GO, PINS, SUM, Commands, make_source
@@ -300,7 +306,7 @@ def test_a_repository_cannot_ask_git_to_look_away(submodule: Path) -> None:
          "-c", "core.checkStat=default", "status"],
     ]  # fmt: skip
     same_size_and_time(submodule)
-    with pytest.raises(SourceError, match="main.go"):
+    with pytest.raises(SourceError, match=r"main.go"):
         resolve("submodule", pinned)
 
 
@@ -419,7 +425,7 @@ def test_prepare(commands: Commands, no_go: dict[str, str]) -> None:
 )  # fmt: skip
 def test_prepare_fails(commands: Commands, no_go: dict[str, str], said: str, expected: type[Failure]) -> None:  # fmt: skip
     commands.answer("download", code=1, stderr=said)
-    with pytest.raises(expected, match="cannot fetch github.com/moby/buildkit@v0.32.2"):
+    with pytest.raises(expected, match=r"cannot fetch github.com/moby/buildkit@v0.32.2"):
         source.prepare(make_source(), GO)
 
 
@@ -500,9 +506,9 @@ def test_json_stream() -> None:
 
 def test_git_is_missing(upstream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_args: Any, **_options: Any) -> process.Result:
-        raise process.MissingRequirementError("command not found: git", tool="git")
+        raise MissingRequirementError("command not found: git", tool="git")
 
     monkeypatch.setattr(process, "probe", missing)
-    with pytest.raises(process.MissingRequirementError) as caught:
+    with pytest.raises(MissingRequirementError) as caught:
         resolve(str(upstream), PINS)
     assert caught.value.tool == "git"

@@ -241,7 +241,7 @@ def test_a_platform_without_pinned_hash(script: Script, module: Path) -> None:
     [("dial tcp: lookup proxy.golang.org: no such host", NetworkError), ("verifying: checksum mismatch", SourceError)],
 )  # fmt: skip
 def test_fetch_fails(script: Script, error: str, expected: type[Exception]) -> None:
-    with pytest.raises(expected, match="cannot fetch go1.26.10 for this machine"):
+    with pytest.raises(expected, match=r"cannot fetch go1.26.10 for this machine"):
         toolchain.fetch(answer(script, Error=error), PINS)
 
 
@@ -253,7 +253,7 @@ def test_a_go_that_says_no_json(script: Script) -> None:
 
 def test_what_was_fetched_does_not_work(script: Script, module: Path) -> None:
     (module / "bin" / "go").write_text("#!/bin/sh\necho go version go1.25.0 linux/amd64\n")
-    with pytest.raises(SourceError, match="is not a working go1.26.10"):
+    with pytest.raises(SourceError, match=r"is not a working go1.26.10"):
         toolchain.fetch(answer(script, Dir=str(module), Sum="h1:pinned"), PINS)
 
 

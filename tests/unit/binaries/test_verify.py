@@ -9,8 +9,8 @@ import pytest
 
 from buildkit_riscv64 import dist, project
 from buildkit_riscv64.arch import Target
+from buildkit_riscv64.binaries import build, source, toolchain, verify
 from buildkit_riscv64.binaries import compile as compiler
-from buildkit_riscv64.binaries import source, toolchain, verify
 from buildkit_riscv64.errors import (
     BuildError,
     CheckError,
@@ -49,7 +49,7 @@ def go(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compi
     made = Compiler(finished)
     # The artifacts were made from the source that is there.
     there = source.resolve("module", making.PINS)
-    digest = verify.inputs(there, TARGET, verify.Via.GO, making.PINS)
+    digest = build.inputs(there, TARGET, build.Via.GO, making.PINS)
     edit_manifest(finished, lambda manifest: manifest["build"].update(inputs=digest))
     monkeypatch.setattr(compiler, "compile_commands", made)
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
