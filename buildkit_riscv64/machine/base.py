@@ -31,7 +31,7 @@ GO_SUITE = "forky"
 BASE_BYTES = 3 << 30
 #: What making it takes, at most: packages, unpacked packages, raw and final image.
 NEEDED_BYTES = 6 << 30
-FILES = ("base.qcow2", "kernel", "initrd", "packages.tsv")
+FILES = ("base.qcow2", "kernel", "initrd", "ca-certificates.crt", "packages.tsv")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 #: Commands that make or run a machine.
@@ -65,6 +65,11 @@ class Base:
     def initrd(self) -> Path:
         """The initrd, to which each machine adds its identity."""
         return self.path / "initrd"
+
+    @property
+    def certificates(self) -> Path:
+        """Debian's bundle of CA certificates."""
+        return self.path / "ca-certificates.crt"
 
 
 def bases() -> Path:

@@ -288,7 +288,7 @@ def _identity(machine: Machine, base: bases.Base) -> None:
             root / "etc/hosts",
             f"127.0.0.1 localhost {machine.name}\n::1 localhost\n{trust.HOST_ADDRESS} host\n",
         )
-        trust.write(root)
+        trust.write(root, base.certificates)
         # Their modes replace those of the machine's folders, whatever our umask is.
         for path in (root, *root.rglob("*")):
             if path.is_dir():
@@ -321,7 +321,8 @@ def qemu(machine: Machine, base: bases.Base, port: int) -> list[str]:
         "-accel", "tcg,thread=multi,tb-size=1024",
         "-smp", str(settings["cpus"]), "-m", settings["memory"],
         "-kernel", str(base.kernel), "-initrd", "initrd",
-        "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0"
+        # no4lvl: three levels of page tables instead of five are a tenth faster to emulate.
+        "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0 no4lvl"
         f" systemd.machine_id={settings['id']}",
         "-drive", "file=disk.qcow2,if=none,id=disk,format=qcow2,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
@@ -368,12 +369,9 @@ def start(machine: Machine) -> None:
         BusyError: another run is changing it.
     """
     with _hold(machine.name):
-        launched = machine.pid is None
-        if launched:
+        if machine.pid is None:
             _launch(machine)
         _wait(machine)
-        if launched and trust.certificates():
-            machine.destination.read(["update-ca-certificates"], timeout=300)
 
 
 def _launch(machine: Machine) -> None:

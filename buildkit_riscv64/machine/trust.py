@@ -40,13 +40,25 @@ def certificates() -> list[Path]:
     return sorted(CERTIFICATES.rglob("*.crt")) if CERTIFICATES.is_dir() else []
 
 
-def write(root: Path) -> None:
-    """Put both below a machine's root, and say so."""
+def write(root: Path, bundle: Path) -> None:
+    """Put both below a machine's root, and say so.
+
+    The bundle is made here, because update-ca-certificates takes minutes under
+    emulation; what it would need to make it again is there as well.
+
+    Args:
+        root: what is laid over the machine's disk.
+        bundle: Debian's own certificates.
+    """
     extra = certificates()
     folder = root / "usr/local/share/ca-certificates"
     folder.mkdir(parents=True)
-    for number, certificate in enumerate(extra):
-        shutil.copy(certificate, folder / f"host-{number}-{certificate.name}")
+    (root / "etc/ssl/certs").mkdir(parents=True)
+    with (root / "etc/ssl/certs/ca-certificates.crt").open("wb") as all_:
+        all_.write(bundle.read_bytes())
+        for number, certificate in enumerate(extra):
+            shutil.copy(certificate, folder / f"host-{number}-{certificate.name}")
+            all_.write(certificate.read_bytes().rstrip() + b"\n")
     settings = proxies()
     lines = [f'{n}="{v}"\n' for name, v in settings.items() for n in (name, name.upper())]
     (root / "etc/environment").write_text("".join(lines))
