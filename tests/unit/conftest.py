@@ -84,7 +84,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = Target.parse("linux-riscv64")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(platform, "machine", lambda: "riscv64")
@@ -96,7 +96,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finished(
-    checkout: Path, _finished: Path, monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]
+    checkout: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]
 ) -> Path:
     """A finished dist/linux-riscv64, as a build on riscv64 makes it; this is that machine."""
     on("riscv64")
@@ -106,7 +106,7 @@ def finished(
             "read_build_info",
             lambda path, _go: making.build_info(path.name, Target.parse("linux-riscv64")),
         )
-    return Path(shutil.copytree(_finished, project.DIST / _finished.name))
+    return Path(shutil.copytree(pristine, project.DIST / pristine.name))
 
 
 @pytest.fixture

@@ -295,8 +295,8 @@ HOSTILE_NAMES = ["../x", "/etc/passwd", ".hidden", "bin/../../x", "bin/.x", "a//
         lambda m: m["files"][0].pop("size"), lambda m: m["build"].update(environment={"A": 1}),
     ],
 )  # fmt: skip
-def test_the_schema_refuses(_finished: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((_finished / dist.MANIFEST).read_text())
+def test_the_schema_refuses(pristine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((pristine / dist.MANIFEST).read_text())
     edit(manifest)
     assert check.objection(manifest)
 
@@ -317,8 +317,8 @@ def test_nothing_else_is_looked_at_where_the_schema_objects(
         name_of_file("a/b/c.d"), name_of_file("a..b"), put("", "source", "sum"),
     ],
 )  # fmt: skip
-def test_the_schema_accepts(_finished: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((_finished / dist.MANIFEST).read_text())
+def test_the_schema_accepts(pristine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((pristine / dist.MANIFEST).read_text())
     edit(manifest)
     assert check.objection(manifest) == ""
 
