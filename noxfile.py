@@ -22,7 +22,7 @@ PYTHON_FILES = ["tasks.py", "noxfile.py", "buildkit_riscv64", "benchmarks", "tes
 
 def install(session: nox.Session) -> None:
     """Put the locked requirements into the session's environment."""
-    session.install("--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt")
+    session.install("--require-hashes", "--only-binary", ":all:", "-r", "requirements-dev.txt")
 
 
 @nox.session(tags=["check"])

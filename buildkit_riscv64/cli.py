@@ -56,7 +56,8 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
     def decorate(function: Callable[..., None]) -> Any:
         @functools.wraps(function)
         def guarded(context: Any, *args: Any, **kwargs: Any) -> None:
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            # SIGINT too: a shell that starts us in the background has it ignored.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, _end)
             try:
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -302,8 +303,9 @@ def verify_modules(source: Source, go: Go) -> None:
         return
     env = environment(go)
     listing = process.read(
-        [go.command, "mod", "download", "-json"], cwd=source.directory, env=env, error=SourceError
-    )
+        [go.command, "mod", "download", "-json"],
+        cwd=source.directory, env=env, timeout=None, error=SourceError,
+    )  # fmt: skip
     directories = [m["Dir"] for m in json_stream(listing) if m.get("Dir")]
     stamp = project.cache() / "verified-modules.json"
     seen = {
@@ -325,8 +327,10 @@ def verify_modules(source: Source, go: Go) -> None:
             f"the module cache has been changed: {told[0] if told else 'go mod verify failed'}",
             "run `go clean -modcache` and build again",
         )
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    dist.write_json(stamp, seen)
+    # Without it the next run verifies again, which is no reason for this one to fail.
+    with contextlib.suppress(OSError):
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        dist.write_json(stamp, seen)
 
 
 def json_stream(text: str) -> Iterator[dict[str, str]]:
