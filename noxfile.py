@@ -58,6 +58,22 @@ def unit(session: nox.Session) -> None:
     session.run("pytest", "tests/unit", *session.posargs)
 
 
+@nox.session(default=False, venv_backend="none", tags=["machine"])
+def riscv64(session: nox.Session) -> None:
+    """The real upstream compiled natively in the emulated riscv64 machine, and cross-checked here.
+
+    Half an hour and more; the machine and its Go cache are kept for the next time.
+    """
+
+    def invoke(*words: str) -> None:
+        session.run("./invoke", *words, external=True)
+
+    invoke("machine.create", "--yes", "--if-missing")
+    invoke("on", "riscv64", "--yes", "--", "build-binaries", *session.posargs)
+    invoke("check-binaries", "--target", "linux-riscv64")
+    invoke("verify-binaries", "--cross-check", "--target", "linux-riscv64")
+
+
 @nox.session(default=False)
 def benchmark(session: nox.Session) -> None:
     """What we add to the Go compiler, side by side with the plain way; takes ten minutes."""

@@ -287,16 +287,24 @@ def staging(target: Target, dist: Path | None = None) -> Iterator[Path]:
         _remove(stage)
 
 
-def publish(stage: Path, target: Target, dist: Path | None = None) -> Artifacts:
+def publish(
+    stage: Path, target: Target, dist: Path | None = None, *, machine: Architecture | None = None
+) -> Artifacts:
     """Make a staged folder the target's, replacing what was there.
+
+    Args:
+        stage: the folder.
+        target: what it is for.
+        dist: where to publish it.
+        machine: what the machine that compiled it is; by default this one.
 
     Raises:
         NotNativeError: it was compiled on another architecture than it is for.
         StorageError: it could not be put in place.
     """
     final = (dist or project.DIST) / target.name
-    # A manifest may say anything; this machine is what it is.
-    compiled_on = {load(stage).manifest["host"]["arch"], str(Architecture.here())}
+    # A manifest may say anything; a machine is what it is.
+    compiled_on = {load(stage).manifest["host"]["arch"], str(machine or Architecture.here())}
     if compiled_on != {str(target.arch)}:
         others = " and ".join(sorted(compiled_on - {str(target.arch)}))
         raise NotNativeError(

@@ -51,8 +51,9 @@ def _qemu_user() -> bool:
 
 def _qemu_system() -> bool:
     """True when an emulated processor runs this kernel; a virtual machine on KVM is native."""
-    if "qemu" in _text("/proc/device-tree/compatible").lower():
-        # qemu's own processors say vendor 0; under KVM the real one's shows through.
+    board = _text("/proc/device-tree/model") + _text("/proc/device-tree/compatible")
+    if "qemu" in board.lower() and platform.machine() == Architecture.RISCV64.uname:
+        # qemu's own processors say vendor 0; under KVM the real one's shows.
         vendors = {
             line.partition(":")[2].strip()
             for line in _text("/proc/cpuinfo").splitlines()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from .. import dist, host, pins, project
 from ..arch import Target
-from ..console import say
+from ..console import say, step
 from ..errors import BuildError, StorageError, UsageError
 from . import source as sources
 
@@ -34,7 +34,7 @@ RECIPE = 1
 #: What a build writes below `dist/`, at most, and Go's temporary files there.
 NEEDED_BYTES = 600 << 20
 #: Compressed alone, so that every processor has something to do.
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 class Via(StrEnum):
@@ -343,8 +343,9 @@ def _compile(
 
     from . import compile as compiler
 
-    go = toolchain.ensure(pinned)
-    sources.prepare(source, go)
+    with step("fetching Go and what is compiled, where it is not there yet"):
+        go = toolchain.ensure(pinned)
+        sources.prepare(source, go)
     verification = _in_background(lambda: sources.verify_modules(source, go))
     try:
         compiler.compile_commands(source, go, stage / "bin", scratch, target.go_level())

@@ -193,7 +193,13 @@ def _lock() -> Iterator[None]:
 
 def command(archive: str, go_package: str, root: Path) -> list[str]:
     """The mmdebstrap command."""
-    excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in listed("excluded")]
+    # In this order: dpkg lets the last pattern that fits decide.
+    excluded = [
+        f"--dpkgopt=path-include={pattern[1:]}"
+        if pattern.startswith("!")
+        else f"--dpkgopt=path-exclude={pattern}"
+        for pattern in listed("excluded")
+    ]
     signed = f"signed-by={KEYRING}"
     return [
         *process.as_root(),

@@ -322,7 +322,7 @@ def qemu(machine: Machine, base: bases.Base, port: int) -> list[str]:
         "-smp", str(settings["cpus"]), "-m", settings["memory"],
         "-kernel", str(base.kernel), "-initrd", "initrd",
         # no4lvl: three levels of page tables instead of five are a tenth faster to emulate.
-        "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0 no4lvl"
+        "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0 no4lvl net.ifnames=0"
         f" systemd.machine_id={settings['id']}",
         "-drive", "file=disk.qcow2,if=none,id=disk,format=qcow2,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",

@@ -36,6 +36,7 @@ RESULTS = ("benchmarks/results",)
 # Runs there; its arguments are the folder and the command. The command gets a
 # session of its own and no input. `cat` ends when our end of the connection's
 # input does; the session is then asked to end and, ten seconds later, told to.
+# What the command leaves behind ends with it, as it does here (process.py).
 _RUNNER = """\
 cd -- "$1" || exit 254
 shift
@@ -46,6 +47,7 @@ child=$!
 watch=$!
 wait $child
 code=$?
+kill -KILL -- -$child 2>/dev/null
 kill $watch
 exit $code
 """
@@ -110,7 +112,7 @@ def look(destination: Destination) -> There:
     """
     script = 'uname -m; printf "%s\\n" "$HOME"; id -u; for t; do command -v "$t" >/dev/null || echo "$t"; done'
     told = destination.read(["sh", "-c", script, "sh", *ESSENTIAL]).splitlines()
-    if len(told) < 3:
+    if len(told) < 3 or not (told[1].startswith("/") and told[2].isdecimal()):
         raise MachineError(
             f"{destination.name} answers something else than a shell would",
             "check what its login shell prints: `ssh HOST true` must print nothing",
@@ -232,14 +234,12 @@ def pull(there: There, before: Mapping[str, str]) -> list[Path]:
                 f":{there.folder}/dist/{name}/",
                 f"{stage}/",
             )
-            for line in (stage / dist.SUMS).read_text().splitlines():
-                wanted, file = line.split("  ", 1)
-                if dist.sha256(stage / file) != wanted:
-                    raise CheckError(
-                        f"{name}/{file} is not what {there.destination.name} made",
-                        "run it again: the transfer was damaged, or the files there are",
-                    )
-            brought.append(dist.publish(stage, target).path)
+            if damaged := _damaged(stage, digest):
+                raise CheckError(
+                    f"{name}/{damaged} is not what {there.destination.name} made",
+                    "run it again: the transfer was damaged, or the files there are",
+                )
+            brought.append(dist.publish(stage, target, machine=there.arch).path)
     for folder in RESULTS:
         if (project.ROOT / folder).is_dir():
             there.destination.rsync(
@@ -247,6 +247,20 @@ def pull(there: There, before: Mapping[str, str]) -> list[Path]:
                 f":{there.folder}/{folder}/", f"{project.ROOT / folder}/",
             )  # fmt: skip
     return brought
+
+
+def _damaged(stage: Path, digest: str) -> str:
+    """The first file that is not what SHA256SUMS says, which must have this digest; or nothing."""
+    try:
+        if dist.sha256(stage / dist.SUMS) != digest:
+            return dist.SUMS
+        for line in (stage / dist.SUMS).read_text().splitlines():
+            wanted, _, name = line.partition("  ")
+            if not (stage / name).is_file() or dist.sha256(stage / name) != wanted:
+                return name
+    except (OSError, ValueError):
+        return dist.SUMS
+    return ""
 
 
 def sums(there: There) -> dict[str, str]:

@@ -17,6 +17,7 @@ _NAME = "The machine's name. Default: riscv64."
         "cpus": "Processors. Default: as many as this host has.",
         "memory": "As in 8G. Default: half of this host's, at most 8G.",
         "disk": "As in 40G; takes only what is used. Default: 40G.",
+        "if-missing": "Leave a machine that is there as it is.",
         "yes": "Install missing packages without asking. Implied where CI is set.",
     },
 )
@@ -26,6 +27,7 @@ def create(
     cpus: int = 0,
     memory: str = "",
     disk: str = "",
+    if_missing: bool = False,
     yes: bool = False,
 ) -> None:
     """Create an emulated riscv64 machine: Debian, its own kernel, docker, Go.
@@ -41,6 +43,9 @@ def create(
 
     started = time.monotonic()
     shape = machines.Shape.parse(cpus, memory, disk)
+    if if_missing and machines.exists(name):
+        say(f"machine {name} is there already")
+        return
     machine = machines.create(name, shape, yes=yes or config.read(context.config).yes)
     say(
         f"machine {name}: {shape.cpus} processors, {shape.memory} memory, {shape.disk} disk,"

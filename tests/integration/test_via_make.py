@@ -1,8 +1,6 @@
 """`--via make`: upstream's `make binaries` in a real docker engine, and what can be missing.
 
-The engine needs dockerd, docker and the buildx plugin: Debian 13's docker.io,
-docker-cli and docker-buildx, or Debian 12's docker.io with Debian 13's
-docker-buildx. Nothing is pulled: the image to compile in is made of the
+The engine is the one that answers, or Debian's, unpacked aside. Nothing is pulled: the image to compile in is made of the
 pinned Go.
 """
 
@@ -19,6 +17,7 @@ import pytest
 
 from buildkit_riscv64.arch import Architecture
 
+from .engine import engine_from_debian
 from .miniature import IMAGE, PINNED, Project, Upstream, path_with, refused, script, succeeded
 
 pytestmark = pytest.mark.integration
@@ -37,6 +36,8 @@ def engine(pinned_go: Path) -> Iterator[dict[str, str]]:
     """The environment for talking to a docker engine: the one that answers, or one of our own."""
     known = ("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "PATH")
     env = {name: os.environ[name] for name in known if name in os.environ}
+    if not answers(env):
+        env |= engine_from_debian()
     with tempfile.TemporaryDirectory(prefix="dockerd-") as name:
         folder = Path(name)
         daemon = None
