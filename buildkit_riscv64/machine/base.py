@@ -100,9 +100,10 @@ def mirror() -> str:
     Raises:
         MissingRequirementError: it has no Debian archive among its sources.
     """
-    answer = process.probe(["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)"])
+    answer = process.probe(["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"])
     for line in answer.stdout.splitlines():
-        label, _, address = line.partition(" ")
+        # There are others, such as "Debian Backports".
+        address, _, label = line.partition(" ")
         if label == "Debian":
             return address.rstrip("/")
     raise MissingRequirementError(
@@ -119,7 +120,7 @@ def find(pinned: pins.Pins) -> Base | None:
         sums = (base.path / dist.SUMS).read_text()
         if sums == dist.sums(dist.record(base.path, FILES)):
             return base
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no text at all
         pass
     say(f"the base in {base.path} is damaged: making it anew")
     return None

@@ -78,14 +78,17 @@ class Destination:
         Raises:
             MachineError: it cannot be reached.
         """
+        # BatchMode: what runs in a group of its own cannot ask on the terminal, it
+        # would stop there. An unknown host key, a password: `ssh NAME` by hand, once.
+        options = (*self.options, "-o", "BatchMode=yes")
         # A short path: a socket's may have no more than 107 characters.
         with tempfile.TemporaryDirectory(prefix="bk-") as folder:
             socket = f"{folder}/ssh"
             shared = Destination(
                 self.name, self.config,
-                (*self.options, "-o", "ControlMaster=no", "-o", f"ControlPath={socket}"),
+                (*options, "-o", "ControlMaster=no", "-o", f"ControlPath={socket}"),
             )  # fmt: skip
-            master = self.ssh(
+            master = Destination(self.name, self.config, options).ssh(
                 "-T", "-N", "-o", "ControlMaster=yes", "-o", f"ControlPath={socket}",
                 "-o", "ControlPersist=no", "-o", "ServerAliveInterval=15",
                 "-o", "ServerAliveCountMax=4", "-o", "ConnectTimeout=30",

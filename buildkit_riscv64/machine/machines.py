@@ -106,7 +106,9 @@ class Machine:
         """Its configuration: shape, base, port, when it was created."""
         try:
             settings: dict[str, Any] = json.loads((self.path / "machine.json").read_text())
-        except (OSError, ValueError) as error:
+            if missing := {"id", "base", "cpus", "memory", "disk"} - set(settings):
+                raise ValueError(f"machine.json lacks {', '.join(sorted(missing))}")
+        except (OSError, TypeError, ValueError) as error:
             raise MachineError(
                 f"machine {self.name} is damaged: {error}",
                 f"invoke machine.destroy {self.name}, and create it again",

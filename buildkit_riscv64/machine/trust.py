@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -27,12 +28,13 @@ def proxies() -> dict[str, str]:
 
 
 def _from_inside(address: str) -> str:
-    parts = urlsplit(address)
+    # Most programs take a proxy without a scheme, too.
+    parts = urlsplit(address if "://" in address else f"http://{address}")
     if parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
         return address
-    user, at, _ = parts.netloc.rpartition("@")
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit(parts._replace(netloc=f"{user}{at}{HOST_ADDRESS}{port}"))
+    user, at, place = parts.netloc.rpartition("@")
+    port = re.search(r":\d*$", place)
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{HOST_ADDRESS}{port[0] if port else ''}"))
 
 
 def certificates() -> list[Path]:
