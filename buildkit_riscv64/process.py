@@ -340,14 +340,15 @@ def attached(args: Arguments, *, env: Mapping[str, str] | None = None) -> int:
         MissingRequirementError: there is no such command.
     """
     with guarded(args, env=env, stdin=subprocess.PIPE) as child:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            assert child.stdin is not None
-            child.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(REMOTE_GRACE_SECONDS)
-            raise
+        assert child.stdin is not None
+        with child.stdin:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                child.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(REMOTE_GRACE_SECONDS)
+                raise
 
 
 def stream(

@@ -96,15 +96,16 @@ class Destination:
             with process.guarded(
                 [*master, self.name], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
             ) as child:
-                while not os.path.exists(socket):  # noqa: PTH110 - a socket, many times a second
-                    try:
-                        child.wait(0.02)
-                    except subprocess.TimeoutExpired:
-                        continue
-                    assert child.stderr is not None
-                    said = child.stderr.read().decode(errors="replace").strip().splitlines()
-                    raise self.lost(said[-1] if said else "")
-                yield shared
+                assert child.stderr is not None
+                with child.stderr:
+                    while not os.path.exists(socket):  # noqa: PTH110 - a socket, many times a second
+                        try:
+                            child.wait(0.02)
+                        except subprocess.TimeoutExpired:
+                            continue
+                        said = child.stderr.read().decode(errors="replace").strip().splitlines()
+                        raise self.lost(said[-1] if said else "")
+                    yield shared
 
     def rsync(self, *args: str, error: type[Failure] = MachineError) -> None:
         """Run rsync to or from it; say paths there as `:path`.

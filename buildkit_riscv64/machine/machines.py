@@ -277,15 +277,15 @@ def _identity(machine: Machine, base: bases.Base) -> None:
     try:
         for folder in ("etc/ssh", "root/.ssh"):
             (root / folder).mkdir(parents=True)
-        for source, target, mode in (
-            ("host_key", "etc/ssh/ssh_host_ed25519_key", 0o600),
-            ("host_key.pub", "etc/ssh/ssh_host_ed25519_key.pub", 0o644),
-            ("user_key.pub", "root/.ssh/authorized_keys", 0o600),
+        private = ("etc/ssh/ssh_host_ed25519_key", "root/.ssh/authorized_keys")
+        for source, target in (
+            ("host_key", private[0]),
+            ("host_key.pub", f"{private[0]}.pub"),
+            ("user_key.pub", private[1]),
         ):
             shutil.copy(machine.path / source, root / target)
-            (root / target).chmod(mode)
         _write(root / "etc/hostname", f"{machine.name}\n")
-        _write(root / "etc/machine-id", f"{machine.settings['id']}\n", 0o444)
+        _write(root / "etc/machine-id", f"{machine.settings['id']}\n")
         _write(
             root / "etc/hosts",
             f"127.0.0.1 localhost {machine.name}\n::1 localhost\n{trust.HOST_ADDRESS} host\n",
@@ -295,6 +295,8 @@ def _identity(machine: Machine, base: bases.Base) -> None:
         for path in (root, *root.rglob("*")):
             if path.is_dir():
                 path.chmod(0o700 if path.is_relative_to(root / "root") else 0o755)
+            else:
+                path.chmod(0o600 if str(path.relative_to(root)) in private else 0o644)
         names = sorted(str(p.relative_to(work)) for p in work.rglob("*"))
         archive = process.filtered(
             ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"],

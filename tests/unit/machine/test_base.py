@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildkit_riscv64 import dist, doctor, host, process
+from buildkit_riscv64.errors import Failure, MachineError, MissingRequirementError, StorageError
+from buildkit_riscv64.machine import base as bases
+from buildkit_riscv64.machine.base import Base
+
+from ..making import PINS
+from .conftest import MachineCommands, make_base
+
+MIRROR = "http://deb.debian.org/debian"
+
+
+# The recipe.
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(bases.RECIPE, tmp_path / "recipe"))
+    monkeypatch.setattr(bases, "RECIPE", copy)
+    return copy
+
+
+def names_of_recipe() -> list[str]:
+    return sorted(str(p.relative_to(bases.RECIPE)) for p in bases.RECIPE.rglob("*") if p.is_file())
+
+
+def test_the_hash_is_the_same_everywhere(recipe: Path) -> None:
+    first = bases.recipe_hash(PINS)
+    assert len(first) == 16
+    os.utime(recipe / "packages", (1, 1))
+    (recipe / "empty").mkdir()
+    assert bases.recipe_hash(PINS) == first
+
+
+@pytest.mark.parametrize("name", names_of_recipe())
+def test_each_file_of_the_recipe_counts(recipe: Path, name: str) -> None:
+    first = bases.recipe_hash(PINS)
+    path = recipe / name
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n")
+    changed = bases.recipe_hash(PINS)
+    path.rename(path.with_name("renamed"))
+    renamed = bases.recipe_hash(PINS)
+    (path.with_name("renamed")).unlink()
+    removed = bases.recipe_hash(PINS)
+    assert len({first, changed, renamed, removed}) == 4
+    path.write_bytes(content)
+    assert bases.recipe_hash(PINS) == first
+
+
+def test_bytes_do_not_move_between_files_unseen(recipe: Path) -> None:
+    for name, content in (("a", "xy"), ("b", "z")):
+        (recipe / name).write_text(content)
+    first = bases.recipe_hash(PINS)
+    (recipe / "a").write_text("x")
+    (recipe / "b").write_text("yz")
+    assert bases.recipe_hash(PINS) != first
+
+
+@pytest.mark.parametrize("constant", ["SUITE", "GO_SUITE", "BASE_BYTES"])
+def test_what_else_decides_counts(monkeypatch: pytest.MonkeyPatch, constant: str) -> None:
+    first = bases.recipe_hash(PINS)
+    monkeypatch.setattr(bases, constant, "another")
+    assert bases.recipe_hash(PINS) != first
+
+
+def test_of_the_pins_only_go_counts() -> None:
+    first = bases.recipe_hash(PINS)
+    assert bases.recipe_hash(dataclasses.replace(PINS, go="1.26.11")) != first
+    assert bases.recipe_hash(dataclasses.replace(PINS, version="v1", commit="0" * 40)) == first
+
+
+def test_the_lists_have_no_comments() -> None:
+    for name in ("packages", "excluded"):
+        lines = bases.listed(name)
+        assert lines
+        assert len(set(lines)) == len(lines)
+        assert not [line for line in lines if "#" in line or line != line.strip()]
+
+
+# The base in the cache.
+
+
+def test_a_good_base_is_found(base: Base, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bases.find(PINS) == base
+    assert capsys.readouterr().err == ""
+    assert [p.name for p in (base.disk, base.kernel, base.initrd, base.certificates)] == list(
+        bases.FILES[:4]
+    )
+
+
+def test_no_base_is_no_damage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bases.find(PINS) is None
+    assert capsys.readouterr().err == ""
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", [*bases.FILES, dist.SUMS])
+def test_a_damaged_base_is_not_used(base: Base, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:  # fmt: skip
+    DAMAGES[damage](base.path / name)
+    assert bases.find(PINS) is None
+    assert capsys.readouterr().err == f"the base in {base.path} is damaged: making it anew\n"
+
+
+# Where packages come from.
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"{MIRROR}/ Debian\n",
+        f"{MIRROR} Debian\n{MIRROR} Debian\nhttp://other Debian\n",
+        f"http://security Debian-Security\nhttp://docker Docker CE\n\nhttp://none \n{MIRROR}/ Debian\n",
+        f"http://backports/debian Debian Backports\n{MIRROR}/ Debian\n",
+        f"cdrom:[Debian GNU/Linux 12 - amd64]/ Debian\n{MIRROR}/ Debian\n",
+    ],
+)
+def test_the_mirror_is_this_machines(commands: MachineCommands, lines: str) -> None:
+    commands.answer("apt-get", "indextargets", stdout=lines)
+    assert bases.mirror() == MIRROR
+    assert commands.args == [["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"]]
+
+
+@pytest.mark.parametrize("lines", ["", "http://security Debian-Security\n", "Debian\n", "\n"])
+def test_no_mirror(commands: MachineCommands, lines: str) -> None:
+    commands.answer("apt-get", stdout=lines)
+    with pytest.raises(MissingRequirementError, match="no Debian archive"):
+        bases.mirror()
+
+
+# What the host can do.
+
+
+@pytest.fixture
+def binfmt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(bases, "_BINFMT", tmp_path)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flags", "good"), [("OCF", True), ("F", True), ("OC", False), ("", False)]
+)
+def test_the_emulator_is_held_open(binfmt: Path, flags: str, good: bool) -> None:
+    (binfmt / "qemu-riscv64").write_text(
+        f"enabled\ninterpreter /usr/bin/qemu-riscv64-static\nflags: {flags}\noffset 0\nmagic 7F\n"
+    )
+    assert bases.runs_riscv64() is good
+
+
+def test_no_emulator(binfmt: Path) -> None:
+    assert not bases.runs_riscv64()
+    assert not bases.binfmt_is_mounted()
+    with pytest.raises(MissingRequirementError, match="cannot execute riscv64") as caught:
+        bases._require_emulation()
+    assert "doctor --fix --phase machine" in caught.value.hint
+    (binfmt / "status").write_text("enabled\n")
+    assert bases.binfmt_is_mounted()
+
+
+def test_a_board_needs_no_emulator(binfmt: Path, on: Callable[[str], None]) -> None:
+    on("riscv64")
+    assert bases.runs_riscv64()
+
+
+# Making it.
+
+
+def expected(prefix: list[str], root: str) -> list[str]:
+    recipe = bases.RECIPE
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    return [
+        *prefix, "mmdebstrap", "--mode=root", "--arch=riscv64", "--variant=minbase",
+        "--include=a,b,golang-1.26-go",
+        '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
+        '--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        f"--setup-hook={recipe}/setup-hook", f"--essential-hook={recipe}/essential-hook",
+        f"--customize-hook={recipe}/customize-hook",
+        "trixie", root,
+        f"deb [signed-by={keyring}] {MIRROR} trixie main",
+        f"deb [signed-by={keyring} check-valid-until=no] {MIRROR} forky main",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("user", "prefix"), [(0, []), (1000, ["sudo", "--preserve-env"])])
+def test_the_mmdebstrap_command(monkeypatch: pytest.MonkeyPatch, recipe: Path, user: int, prefix: list[str]) -> None:  # fmt: skip
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name))
+    (recipe / "packages").write_text("# why\n a\n\nb\n")
+    (recipe / "excluded").write_text("/usr/share/doc/*\n")
+    said = bases.command(MIRROR, "golang-1.26-go", Path("/w/root"))
+    assert said == expected(prefix, "/w/root")
+
+
+class Maker:
+    """Plays mmdebstrap, mke2fs and qemu-img, as they succeed."""
+
+    def __init__(self, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands = commands
+        self.work = Path()
+        self.fails: Exception | None = None
+        monkeypatch.setattr(host, "free_bytes", lambda _path: bases.NEEDED_BYTES)
+        monkeypatch.setattr(process, "stream", self.stream)
+        monkeypatch.setattr(process, "run", self.run)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        commands.answer("apt-get", "indextargets", stdout=f"{MIRROR}/ Debian\n")
+
+    def stream(self, args: process.Arguments, on_line: Any, **options: Any) -> int:
+        code = self.commands.stream(args, on_line, **options)
+        self.work = Path(options["env"]["OUTPUT"])
+        (self.work / "root/etc").mkdir(parents=True, exist_ok=True)
+        for name in bases.FILES[1:]:
+            (self.work / name).write_text(name)
+        return code
+
+    def run(self, args: process.Arguments, **options: Any) -> None:
+        self.commands.run(args, **options)
+        if self.fails:
+            raise self.fails
+        if args[0] == "qemu-img":
+            Path(args[-1]).write_bytes(b"image")
+
+
+@pytest.fixture
+def maker(commands: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    return Maker(commands, monkeypatch)
+
+
+def in_bases() -> list[str]:
+    return sorted(p.name for p in bases.bases().iterdir() if p.name != ".lock")
+
+
+@pytest.fixture
+def _cache() -> None:
+    bases.bases().mkdir(parents=True)
+
+
+@pytest.mark.usefixtures("_cache")
+def test_making_a_base(maker: Maker) -> None:
+    made = bases._make(PINS)
+    assert made.path == bases.bases() / bases.recipe_hash(PINS)
+    assert bases.find(PINS) == made
+    assert made.path.stat().st_mode & 0o777 == 0o755
+    assert in_bases() == [made.path.name]
+    assert sorted(p.name for p in made.path.iterdir()) == sorted(
+        [*bases.FILES, dist.SUMS, "mmdebstrap.log"]
+    )
+    stream, mke2fs, convert = (call for call in maker.commands.calls if call.verb != "probe")
+    work = maker.work
+    assert stream.args == bases.command(MIRROR, "golang-1.26-go", work / "root")
+    assert mke2fs.args == [
+        "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-m", "0",
+        "-E", "assume_storage_prezeroed=1,lazy_itable_init=1", "-d", f"{work}/root",
+        f"{work}/base.raw",
+    ]  # fmt: skip
+    assert convert.args == [
+        "qemu-img", "convert", "-f", "raw", "-O", "qcow2", f"{work}/base.raw",
+        f"{work}/base.qcow2",
+    ]  # fmt: skip
+    env = stream.options["env"]
+    assert env["TMPDIR"] == env["OUTPUT"] == str(work)
+    assert env["PATH"].endswith(":/usr/sbin:/sbin")
+    assert (env["GO"], env["MIRROR"], env["SUITE"]) == ("1.26.10", MIRROR, "trixie")
+    assert env["RECIPE"] == str(bases.RECIPE)
+
+
+@pytest.mark.usefixtures("_cache")
+def test_debian_has_moved_on_from_the_pinned_go(maker: Maker) -> None:
+    maker.commands.answer(
+        "mmdebstrap", code=1, stdout="E: Package 'golang-1.26-go' has no installation candidate\n"
+    )
+    later = f"--include={','.join([*bases.listed('packages'), 'golang-go'])}"
+    maker.commands.answer(later, stdout="fine\n")
+    bases._make(PINS)
+    tried = [c.args[4].rpartition(",")[2] for c in maker.commands.calls if c.verb == "stream"]
+    assert tried == ["golang-1.26-go", "golang-go"]
+
+
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize(
+    ("said", "kind", "brief"),
+    [
+        ("I: x\nE: Unable to fetch\nI: cleaning up\n", MachineError,
+         "mmdebstrap failed (exit code 25): E: Unable to fetch"),
+        ("something odd\n", MachineError, "mmdebstrap failed (exit code 25): something odd"),
+        ("", MachineError, "mmdebstrap failed (exit code 25): ?"),
+        ("dpkg: cannot write: No space left on device\nE: apt\n", StorageError, "no space left in "),
+    ],
+)  # fmt: skip
+def test_mmdebstrap_fails(maker: Maker, capsys: pytest.CaptureFixture[str], said: str, kind: type[Failure], brief: str) -> None:  # fmt: skip
+    maker.commands.answer("mmdebstrap", code=25, stdout=said)
+    with pytest.raises(kind) as caught:
+        bases._make(PINS)
+    assert caught.value.brief.startswith(brief)
+    assert in_bases() == []
+    told = capsys.readouterr().err
+    for line in said.splitlines():
+        assert f"  {line}\n" in told
+
+
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize(
+    "fails",
+    [MachineError("mke2fs"), OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()],
+)
+def test_whatever_happens_nothing_half_made_is_left(maker: Maker, fails: Exception) -> None:
+    maker.fails = fails
+    wanted = StorageError if isinstance(fails, OSError) else type(fails)
+    with pytest.raises(wanted):
+        bases._make(PINS)
+    assert in_bases() == []
+
+
+@pytest.mark.usefixtures("_cache")
+def test_too_little_space_is_told_before_anything_starts(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(host, "free_bytes", lambda _path: bases.NEEDED_BYTES - 1)
+    with pytest.raises(StorageError, match=r"only 6\.0 GiB free in .* takes 6\.0 GiB"):
+        bases._make(PINS)
+    assert maker.commands.calls == []
+    assert in_bases() == []
+
+
+@pytest.mark.usefixtures("_cache")
+def test_what_a_killed_run_left_is_removed(maker: Maker) -> None:
+    left = bases.bases() / ".making-abc" / "root" / "etc"
+    left.mkdir(parents=True)
+    assert in_bases() == [".making-abc"]
+    made = bases._make(PINS)
+    assert in_bases() == [made.path.name]
+
+
+def test_a_damaged_base_is_made_anew(maker: Maker, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    flip(base.kernel)
+    monkeypatch.setattr(doctor, "provide", lambda _tools, yes: None)
+    monkeypatch.setattr(doctor, "mend", lambda _phases, yes: [])
+    monkeypatch.setattr(bases, "_require_emulation", lambda: None)
+    assert bases.ensure(PINS) == base
+    assert base.kernel.read_text() == "kernel"
+    assert [c.verb for c in maker.commands.calls] == ["probe", "stream", "run", "run"]
+
+
+def test_what_unpacking_needs_root_for_needs_it_for_removing(
+    tmp_path: Path, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name))
+    bases._discard(tmp_path)
+    assert commands.args == [
+        ["sudo", "--preserve-env", "rm", "-rf", "--one-file-system", str(tmp_path)]
+    ]
+
+
+# One at a time.
+
+
+def test_the_second_run_waits_and_says_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], base: Base) -> None:  # fmt: skip
+    monkeypatch.setattr(doctor, "provide", lambda _tools, yes: None)
+    found: list[Base] = []
+    with (bases.bases() / ".lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = threading.Thread(target=lambda: found.append(bases.ensure(PINS)))
+        second.start()
+        said, deadline = "", time.monotonic() + 30
+        while "waiting for it" not in said and time.monotonic() < deadline:
+            said += capfd.readouterr().err
+            time.sleep(0.01)
+        assert said == "another run is making the base; waiting for it\n"
+        assert found == []
+    second.join(30)
+    assert found == [base]
+
+
+def test_a_cached_base_needs_no_emulator(monkeypatch: pytest.MonkeyPatch, base: Base) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(doctor, "provide", lambda tools, yes: asked.append((tools, yes)))
+    monkeypatch.setattr(doctor, "mend", lambda *_args, **_options: pytest.fail("mended"))
+    assert bases.ensure(PINS, yes=True) == base
+    assert asked == [(bases.TOOLS, True)]
+
+
+def test_each_tool_has_a_package_and_a_check() -> None:
+    found = {finding.check.name for finding in doctor.examine([doctor.Phase.MACHINE])}
+    assert found >= set(bases.TOOLS)
+    assert doctor.PACKAGES.keys() >= set(bases.TOOLS)
+
+
+def test_a_base_of_another_recipe_is_not_it(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
+    make_base(bases.bases() / bases.recipe_hash(PINS))
+    (recipe / "packages").write_text("other\n")
+    assert bases.find(PINS) is None
