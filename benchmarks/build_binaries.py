@@ -96,7 +96,7 @@ def main(argv: Sequence[str] = ()) -> None:
             cases.append(
                 in_turns(
                     Case(name="cold", description="empty build cache", limit=0.85),
-                    3,
+                    2,
                     {"plain": bench.cold_plain, "ours": bench.cold_build},
                 )
             )
