@@ -33,6 +33,8 @@ T = TypeVar("T")
 RECIPE = 1
 #: What a build writes below `dist/`, at most, and Go's temporary files there.
 NEEDED_BYTES = 600 << 20
+#: Half the time of the default level, for two percent more bytes.
+_GZIP_LEVEL = 4
 #: Compressed alone, so that every processor has something to do.
 _CHUNK_BYTES = 1 << 20
 
@@ -136,7 +138,7 @@ class _ParallelGzip:
     @staticmethod
     def _member(chunk: bytes) -> bytes:
         # 31: a gzip header around the largest window. zlib's has no time in it.
-        compressor = zlib.compressobj(wbits=31)
+        compressor = zlib.compressobj(_GZIP_LEVEL, wbits=31)
         return compressor.compress(chunk) + compressor.flush()
 
     def write(self, data: bytes) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from .. import pins, process, project
+from .. import dist, pins, process, project
 from ..console import say
 from ..errors import Failure, MissingRequirementError, NetworkError, SourceError, UsageError
 from . import source as sources
@@ -115,7 +115,7 @@ def update(tag: str, *, dry: bool = False) -> None:
     old = pins.load()
     commit = _commit_of(tag)
     go = toolchain.ensure(old)
-    with tempfile.TemporaryDirectory(dir=project.UPSTREAM_MODULE.parent, prefix=".update-") as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         module = _module(tag, go, folder)
         origin = (module.get("Origin") or {}).get("Hash", commit)
@@ -148,9 +148,10 @@ def update(tag: str, *, dry: bool = False) -> None:
              f"160000,{commit},{project.SUBMODULE.name}"],
             error=SourceError, hint="git's reason is above; nothing has been moved",
         )  # fmt: skip
+        # pins.toml last: until then a build says that the pins disagree.
         for file in ("go.mod", "go.sum"):
-            (folder / file).replace(project.UPSTREAM_MODULE / file)
-        (folder / "pins.toml").replace(project.PINS)
+            dist.write_whole(project.UPSTREAM_MODULE / file, (folder / file).read_text())
+        dist.write_whole(project.PINS, text)
     say("moved. Look at `git diff --cached` and `git diff`, build, and commit.")
     if sources.submodule_is_there():
         say("then: git submodule update buildkit")

@@ -8,15 +8,15 @@ another architecture than it is for.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pins
+from .. import dist, host, pins, project
 from ..arch import Architecture, Target
 from ..console import say
 from ..errors import CheckError, MismatchError, SourceError, UsageError
@@ -61,10 +61,8 @@ def _compile_again(
     go = toolchain.ensure(pinned)
     sources.prepare(source, go)
     sources.verify_modules(source, go)
-    # Not /tmp, which is memory on many machines; not dist/, where only artifacts are.
-    place = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108 - only the default place
-    with tempfile.TemporaryDirectory(prefix="buildkit-verify-", dir=place) as folder:
-        output, scratch = Path(folder, "bin"), Path(folder, "scratch")
+    with _aside(target) as folder:
+        output, scratch = folder / "bin", folder / "scratch"
         output.mkdir()
         scratch.mkdir()
         cache = {"GOCACHE": f"{folder}/cache"} if fresh_cache else {}
@@ -87,6 +85,18 @@ def _compile_again(
         "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+@contextlib.contextmanager
+def _aside(target: Target) -> Iterator[Path]:
+    """An empty folder: not in /tmp, which may be memory, and not in `dist/`.
+
+    What a run that was killed left is removed first.
+    """
+    checkout = hashlib.sha256(str(project.ROOT).encode()).hexdigest()[:12]
+    place = project.cache() / "verification" / checkout
+    with dist.lock(target, place), dist.staging(target, place) as folder:
+        yield folder
 
 
 def _judge(verdict: Mapping[str, Any], what: str) -> None:

@@ -55,8 +55,7 @@ def go(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compi
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     monkeypatch.setattr(source, "prepare", lambda *_args: None)
     monkeypatch.setattr(source, "verify_modules", lambda *_args: None)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
 
 
@@ -84,7 +83,7 @@ def test_rebuild(go: Compiler, tmp_path: Path) -> None:
     (extra,) = go.asked
     assert list(extra) == ["GOCACHE"], "from nothing: not from the cache that made the artifacts"
     assert tree(project.DIST) == before
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not list((tmp_path / "cache").rglob("bin"))
 
 
 def test_rebuild_of_a_profile_sets_no_goarch(go: Compiler) -> None:
@@ -114,7 +113,7 @@ def test_cross_check(go: Compiler, on: Callable[[str], None], tmp_path: Path) ->
     assert json.loads((go.artifacts / dist.VERDICT).read_text()) == verdict
     assert (verdict["compiled_on"]["arch"], verdict["checked_on"]["arch"]) == ("riscv64", "amd64")
     assert verdict["identical"] is True
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not list((tmp_path / "cache").rglob("bin"))
     assert project.DIST not in go.outputs[0].parents
 
 
@@ -161,7 +160,7 @@ def test_nothing_is_left_of_one_that_fails(go: Compiler, on: Callable[[str], Non
     with pytest.raises(type(error)):
         run(cross_check=True)
     assert tree(project.DIST) == before
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not list((tmp_path / "cache").rglob("bin"))
 
 
 def test_both_ways_at_once(go: Compiler) -> None:
