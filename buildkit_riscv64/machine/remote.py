@@ -37,17 +37,18 @@ RESULTS = ("benchmarks/results",)
 # session of its own and no input. `cat` ends when our end of the connection's
 # input does; the session is then asked to end and, ten seconds later, told to.
 # What the command leaves behind ends with it, as it does here (process.py).
+# `kill -TERM -- -1234` is none of dash's.
 _RUNNER = """\
 cd -- "$1" || exit 254
 shift
 exec 3<&0 </dev/null
 setsid "$@" 3<&- &
 child=$!
-{ cat <&3; kill -TERM -- -$child; sleep 10; kill -KILL -- -$child; } >/dev/null 2>&1 &
+{ cat <&3; kill -s TERM -- -$child; sleep 10; kill -s KILL -- -$child; } >/dev/null 2>&1 &
 watch=$!
 wait $child
 code=$?
-kill -KILL -- -$child 2>/dev/null
+kill -s KILL -- -$child 2>/dev/null
 kill $watch
 exit $code
 """
@@ -257,7 +258,7 @@ def _damaged(stage: Path, digest: str) -> str:
         for line in (stage / dist.SUMS).read_text().splitlines():
             wanted, _, name = line.partition("  ")
             if not (stage / name).is_file() or dist.sha256(stage / name) != wanted:
-                return name
+                return name or dist.SUMS
     except (OSError, ValueError):
         return dist.SUMS
     return ""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from buildkit_riscv64 import dist, project
-from buildkit_riscv64.arch import Target
+from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.errors import BusyError, CheckError, NotNativeError, StorageError
 
 from .making import edit_manifest
@@ -149,6 +149,21 @@ def test_a_manifest_that_lies_about_the_machine_does_not_help(
     with pytest.raises(NotNativeError, match="compiled on amd64"):
         publish("one")
     assert not (place / "linux-riscv64").exists()
+
+
+@pytest.mark.parametrize("machine", list(Architecture))
+def test_what_comes_from_another_machine_was_compiled_there(
+    place: Path, on: Callable[[str], None], machine: Architecture
+) -> None:
+    on("x86_64")
+    with dist.staging(TARGET) as stage:
+        write(stage, stage_of("one"))
+        if machine is Architecture.RISCV64:
+            dist.publish(stage, TARGET, machine=machine)
+        else:
+            with pytest.raises(NotNativeError, match=f"compiled on {machine} are not"):
+                dist.publish(stage, TARGET, machine=machine)
+    assert (place / "linux-riscv64").exists() is (machine is Architecture.RISCV64)
 
 
 def test_a_stage_without_manifest_is_not_published(place: Path) -> None:

@@ -420,3 +420,58 @@ def test_offer(installed: set[str], commands: Commands, monkeypatch: pytest.Monk
 def test_nothing_to_offer(installed: set[str], commands: Commands, tool: str) -> None:
     assert doctor.offer(MissingRequirementError("no memory", tool=tool), yes=True) is False
     assert commands.calls == []
+
+
+def test_what_is_there_is_not_provided(installed: set[str], commands: Commands) -> None:
+    installed.update({"rsync", "ssh"})
+    doctor.provide(["rsync", "ssh"], yes=False)
+    assert commands.calls == []
+
+
+def test_what_is_missing_is_provided_at_once(installed: set[str], commands: Commands) -> None:
+    installed.add("ssh")
+    # mke2fs and qemu-img twice: one question, each package once.
+    doctor.provide(["ssh", "rsync", "qemu-img", "mke2fs", "qemu-img"], yes=True)
+    assert commands.args == [
+        ["apt-get", "update", "--quiet"],
+        [*INSTALL, "e2fsprogs", "qemu-utils", "rsync"],
+    ]
+
+
+def test_debian_12_calls_it_something_else(installed: set[str], commands: Commands) -> None:
+    commands.answer("apt-cache", "show", "qemu-system-riscv", code=100)
+    doctor.provide(["qemu-system-riscv64"], yes=True)
+    assert commands.args[-1] == [*INSTALL, "qemu-system-misc"]
+
+
+def test_nothing_is_provided_unasked(installed: set[str], commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(doctor, "confirm", lambda _question, yes: yes)
+    with pytest.raises(MissingRequirementError, match="missing: rsync, cpio") as caught:
+        doctor.provide(["rsync", "cpio"], yes=False)
+    assert "apt-get install cpio rsync" in caught.value.hint
+    assert commands.calls == []
+
+
+@pytest.mark.parametrize(("user", "prefix"), [(0, []), (1000, ["sudo", "--preserve-env"])])
+def test_what_no_package_mends_is_mended(
+    checks: list[doctor.Check], installed: set[str], commands: Commands,
+    monkeypatch: pytest.MonkeyPatch, user: int, prefix: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+    def look() -> Seen:
+        if "update-binfmts" not in installed:
+            return Seen(Status.FAIL, "none", "", "binfmt-support")
+        return Seen(Status.FAIL, "none", commands=(("mount", "x"), ("update-binfmts", "y")))
+
+    def install(packages: list[str], *, yes: bool, dry: bool) -> bool:
+        installed.add("update-binfmts")
+        return packages == ["binfmt-support"]
+
+    monkeypatch.setattr(doctor, "install", install)
+    checks.append(doctor.Check("emulators", frozenset({Phase.MACHINE}), "why", look))
+    found = doctor.mend([Phase.MACHINE], yes=True)
+    assert [call.args for call in commands.calls if call.verb == "run"] == [
+        [*prefix, "mount", "x"], [*prefix, "update-binfmts", "y"],
+    ]  # fmt: skip
+    assert [one.check.name for one in found if one.seen.status is Status.FAIL] == ["emulators"]

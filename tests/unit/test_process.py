@@ -370,4 +370,81 @@ def test_ctrl_c_while_we_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with os.fdopen(os.dup(2), "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         with pytest.raises(KeyboardInterrupt):
-            process.run(["sh", "-c", f"kill -INT {os.getpid()}; exec sleep 1000"])
+            process.run(["sh", "-c", f"sleep 0.5; kill -INT {os.getpid()}; exec sleep 1000"])
+
+
+# What machines need.
+
+
+def test_as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert process.as_root() == []
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(process, "which", lambda _name: Path("/usr/bin/sudo"))
+    assert process.as_root() == ["sudo", "--preserve-env"]
+    monkeypatch.setattr(process, "which", lambda _name: None)
+    with pytest.raises(MissingRequirementError, match="needs root"):
+        process.as_root()
+
+
+def test_a_filter() -> None:
+    data = bytes(range(256)) * 4096  # more than a pipe holds
+    assert process.filtered(["cat"], data) == data
+
+
+def test_a_filter_that_fails() -> None:
+    with pytest.raises(CheckError) as caught:
+        process.filtered(
+            ["sh", "-c", "cat >/dev/null; echo why >&2; exit 3"], b"x", error=CheckError
+        )
+    assert "failed (exit code 3): why" in caught.value.brief
+    with pytest.raises(MissingRequirementError):
+        process.filtered(["no-such"], b"")
+
+
+def test_a_filter_works_in_a_folder(tmp_path: Path) -> None:
+    assert process.filtered(["pwd"], b"", cwd=tmp_path) == f"{tmp_path}\n".encode()
+
+
+def test_attached_passes_output_and_code(capfd: pytest.CaptureFixture[str]) -> None:
+    assert process.attached(["sh", "-c", "echo out; echo err >&2; exit 7"]) == 7
+    assert process.attached(["sh", "-c", "kill -9 $$"]) == -signal.SIGKILL
+    assert capfd.readouterr() == ("out\n", "err\n")
+
+
+def test_attached_keeps_the_input_open() -> None:
+    """What waits for its end waits as long as we do; here until it is interrupted."""
+    still = "cat & sleep 0.3; kill -0 $! && exit 5"
+    # In the background a shell's own input is /dev/null, so cat gets ours by name.
+    assert process.attached(["sh", "-c", f"exec 3<&0; {still.replace('cat', 'cat <&3')}"]) == 5
+
+
+def test_attached_lets_a_command_end_by_itself(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    # Once we wait: one that came right before would be seen only after it.
+    command = f"sleep 0.5; kill -INT {os.getpid()}; cat; echo closed >{trace}"
+    with pytest.raises(KeyboardInterrupt):
+        process.attached(["sh", "-c", command])
+    assert trace.read_text() == "closed\n"
+
+
+def test_attached_ends_what_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process, "REMOTE_GRACE_SECONDS", 0.05)
+    pid = tmp_path / "pid"
+    command = f"echo $$ >{pid}; sleep 0.5; kill -INT {os.getpid()}; exec sleep 1000"
+    with pytest.raises(KeyboardInterrupt):
+        process.attached(["sh", "-c", command])
+    assert eventually(lambda: not alive(int(pid.read_text())))
+
+
+def test_attached_lets_no_descriptor_leak() -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        process.attached(["true"])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_which_finds_what_is_the_administrators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process.which("no-such") is None
+    assert process.which("chroot") == Path("/usr/sbin/chroot")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +163,18 @@ def test_listing_the_tasks_imports_nothing_slow() -> None:
     slow = {"rich", "cyclonedx", "in_toto_attestation", "google", "elftools", "fastjsonschema", "packaging"}  # fmt: skip
     for name in ("cli.py", "house.py", "config.py", "errors.py", "console.py", "process.py", "binaries/tasks.py"):  # fmt: skip
         assert not imports(PACKAGE / name) & slow, name
+
+
+def test_host_keys_are_always_checked() -> None:
+    """Of ssh's ways not to look, none is anywhere: neither in code nor in what machines are made of."""
+    found = [
+        path
+        for path in PACKAGE.rglob("*")
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and re.search(
+            r"StrictHostKeyChecking\W+(no|off|ask|accept-new)\b|CheckHostIP|NoHostAuthentication",
+            path.read_text(errors="replace"), re.IGNORECASE,
+        )
+    ]  # fmt: skip
+    assert not found

@@ -45,6 +45,13 @@ def test_the_names_of_phase_1() -> None:
     } <= TASKS.keys()  # fmt: skip
 
 
+def test_the_names_of_machines() -> None:
+    verbs = ("create", "start", "stop", "status", "list", "ssh", "logs", "reset", "destroy")
+    assert {"on", *(f"machine.{verb}" for verb in verbs)} == {
+        name for name in TASKS if name == "on" or name.startswith("machine.")
+    }
+
+
 def test_the_defaults_are_ours() -> None:
     assert namespace().configuration() == config.DEFAULTS
 

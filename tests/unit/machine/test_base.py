@@ -115,12 +115,17 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit": flip,
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "empty": lambda path: path.write_bytes(b""),
     "missing": Path.unlink,
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a folder": replace_by_folder,
     "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
 }
 

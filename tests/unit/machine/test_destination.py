@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import process
-from buildkit_riscv64.errors import MachineError, StorageError
+from buildkit_riscv64.errors import MachineError, MissingRequirementError, StorageError
 from buildkit_riscv64.machine.destination import Destination
 
 from ..making import Commands
@@ -132,6 +131,6 @@ def test_one_connection_is_shared(fake_ssh: Callable[[str], None], tmp_path: Pat
 
 def test_a_missing_ssh_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(process.MissingRequirementError) as caught, BOARD.connected():
+    with pytest.raises(MissingRequirementError) as caught, BOARD.connected():
         pytest.fail("connected")
     assert caught.value.tool == "ssh"

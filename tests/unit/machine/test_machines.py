@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import host, process
+from buildkit_riscv64 import host, process, project
 from buildkit_riscv64.errors import BusyError, MachineError, StorageError, UsageError
 from buildkit_riscv64.machine import base as bases
 from buildkit_riscv64.machine import machines, trust
@@ -358,7 +358,7 @@ def test_one_that_is_there_is_not_created_again(made: MachineCommands, machine: 
 
 @pytest.mark.parametrize("tool", ["ssh-keygen", "qemu-img"])
 def test_nothing_half_created_is_left(made: MachineCommands, tool: str) -> None:
-    left = bases.project.cache() / "machines" / ".new.making"
+    left = project.cache() / "machines" / ".new.making"
     left.mkdir(parents=True)
     (left / "host_key").write_text("of a killed run")
     made.answer(tool, code=1, stderr="no")
@@ -427,7 +427,7 @@ def test_a_port_that_is_taken_is_given_up(ready: MachineCommands, machine: Machi
         "qemu-system-riscv64", code=1,
         stderr="qemu: -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:1-:22'\n",
     )  # fmt: skip
-    with pytest.raises(MachineError, match="qemu does not start: .*host forwarding"):
+    with pytest.raises(MachineError, match=r"qemu does not start: .*host forwarding"):
         machines.start(machine)
     assert verbs(ready) == ["cpio", *["qemu-system-riscv64"] * 3]
     ports = {call.args[call.args.index("-netdev") + 1] for call in ready.calls[1:]}
@@ -460,7 +460,7 @@ def test_it_never_answers(ready: MachineCommands, machine: Machine, pid: list[in
     pid.append(1)
     ready.answer("ssh", code=255, stderr="Connection refused")
     machine.log.write_text("kernel panic\n")
-    with pytest.raises(MachineError, match="does not answer ssh after .*: kernel panic") as caught:
+    with pytest.raises(MachineError, match=r"does not answer ssh after .*: kernel panic") as caught:
         machines.start(machine)
     assert "machine.logs one" in caught.value.hint
 
@@ -550,7 +550,7 @@ def test_destroying_leaves_the_bases(machine: Machine, base: Base, pid: list[int
         (machine.path / "machine.json").write_text("{")
     machines.destroy(machine)
     assert kills == ([(7, signal.SIGKILL)] if running else [])
-    assert sorted(p.name for p in bases.project.cache().iterdir()) == ["bases"]
+    assert sorted(p.name for p in project.cache().iterdir()) == ["bases"]
     assert base.disk.exists()
 
 

@@ -1,0 +1,604 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import dist, project
+from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64.errors import (
+    CheckError,
+    Failure,
+    MachineError,
+    MissingRequirementError,
+    NotNativeError,
+    UsageError,
+)
+from buildkit_riscv64.machine import machines, remote
+from buildkit_riscv64.machine.destination import Destination
+from buildkit_riscv64.machine.machines import Machine
+from buildkit_riscv64.machine.remote import There
+
+from .conftest import MachineCommands
+
+TASKS = ["build-binaries", "doctor", "machine.list", "source.show"]
+BOARD = Destination("me@board")
+THERE = There(BOARD, Architecture.RISCV64, "/home/me", (), root=False)
+
+# What is run.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build-binaries", "--yes"], ["./invoke", "build-binaries", "--yes"]),
+        (["machine.list"], ["./invoke", "machine.list"]),
+        (["--list"], ["./invoke", "--list"]),
+        (["nox"], ["./nox"]),
+        (["nox", "-s", "unit", "--", "-k", "a b"], ["./nox", "-s", "unit", "--", "-k", "a b"]),
+        (["uname", "-a"], ["uname", "-a"]),
+        (["echo", "build-binaries"], ["echo", "build-binaries"]),
+        (["./invoke", "doctor"], ["./invoke", "doctor"]),
+    ],
+)
+def test_words(arguments: list[str], words: list[str]) -> None:
+    assert remote.words(arguments, TASKS) == words
+
+
+def test_nothing_to_run() -> None:
+    with pytest.raises(UsageError, match="nothing to run there") as caught:
+        remote.words([], TASKS)
+    assert "-- build-binaries" in caught.value.hint
+
+
+# Where it is run.
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of machines that were started."""
+    names: list[str] = []
+    monkeypatch.setattr(machines, "start", lambda machine: names.append(machine.name))
+    return names
+
+
+def test_a_board_comes_first(machine: Machine, started: list[str]) -> None:
+    assert remote.resolve("one", {"one": "me@192.168.1.185"}) == Destination("me@192.168.1.185")
+    assert started == []
+
+
+def test_then_a_machine(machine: Machine, started: list[str], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert remote.resolve("one", {"two": "x"}) == machine.destination
+    assert started == ["one"]
+    assert capsys.readouterr().err == "starting machine one\n"
+
+
+@pytest.mark.parametrize("name", ["board", "me@192.168.1.185", "me@[fe80::1%eth0]", "o.n.e", "ONE"])
+def test_then_whatever_ssh_knows(machine: Machine, started: list[str], name: str) -> None:
+    assert remote.resolve(name, {}) == Destination(name)
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "-oProxyCommand=touch /tmp/x", "-oProxyCommand=x", "-F", "a b", " one", "a\nb", "a\tb", "--"],
+)  # fmt: skip
+def test_what_cannot_be_a_destination(name: str, started: list[str]) -> None:
+    with pytest.raises(UsageError, match="is not a machine") as caught:
+        remote.resolve(name, {})
+    assert "machine.list" in caught.value.hint
+
+
+def test_the_default_machine_is_not_a_host(started: list[str]) -> None:
+    with pytest.raises(MachineError, match="there is no machine riscv64 yet") as caught:
+        remote.resolve("riscv64", {})
+    assert caught.value.hint == "invoke machine.create"
+
+
+# What is there.
+
+
+def test_looking(commands: MachineCommands) -> None:
+    commands.answer("ssh", stdout="riscv64\n/home/me\n1000\n")
+    assert remote.look(BOARD) == THERE
+    (call,) = commands.calls
+    assert call.args[:4] == ["ssh", "-T", "me@board", "--"]
+    assert call.args[4].endswith(" sh git python3 rsync")
+
+
+def test_looking_really(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The question, asked of a shell here."""
+    for tool in ("sh", "uname", "id", "git"):
+        found = shutil.which(tool)
+        assert found
+        (tmp_path / tool).symlink_to(found)
+    monkeypatch.setattr(
+        Destination, "read",
+        lambda _self, words: subprocess.run(
+            words, env={"PATH": str(tmp_path), "HOME": "/a b"}, check=True, capture_output=True, text=True
+        ).stdout,
+    )  # fmt: skip
+    there = remote.look(BOARD)
+    assert there.arch is Architecture.here()
+    assert there.home == "/a b"
+    assert there.missing == ("python3", "rsync")
+    assert there.root is (os.getuid() == 0)
+
+
+def test_root_without_anything(commands: MachineCommands) -> None:
+    commands.answer("ssh", stdout="x86_64\n/root\n0\ngit\nrsync\n")
+    there = remote.look(BOARD)
+    assert (there.arch, there.root, there.missing) == (Architecture.AMD64, True, ("git", "rsync"))
+
+
+@pytest.mark.parametrize(
+    "stdout",
+    [
+        "", "\n", "riscv64\n", "riscv64\n/home/me\n",
+        "Welcome to board!\nriscv64\n/home/me\n1000\n",
+        "Linux board\nLast login: today\n\nriscv64\n/home/me\n1000\n",
+        "riscv64\n/home/me\nme\n",
+    ],
+)  # fmt: skip
+def test_noisy_login_shells(commands: MachineCommands, stdout: str) -> None:
+    commands.answer("ssh", stdout=stdout)
+    with pytest.raises(MachineError, match="answers something else than a shell would") as caught:
+        remote.look(BOARD)
+    assert "login shell" in caught.value.hint
+
+
+def test_a_machine_that_we_know_nothing_of(commands: MachineCommands) -> None:
+    commands.answer("ssh", stdout="sparc64\n/home/me\n1000\n")
+    with pytest.raises(Failure, match="'sparc64' is not supported"):
+        remote.look(BOARD)
+
+
+def test_each_checkout_has_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = THERE.folder
+    assert first.startswith("/home/me/.cache/buildkit-riscv64/checkouts/")
+    assert len(Path(first).name) == 12
+    assert THERE.folder == first
+    monkeypatch.setattr(project, "ROOT", Path("/somewhere/else"))
+    second = THERE.folder
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "other", "1", "1", "x")))
+    assert len({first, second, THERE.folder}) == 3
+
+
+# What it lacks.
+
+
+@pytest.mark.parametrize(("root", "sudo"), [(True, []), (False, ["sudo", "-n"])])
+def test_installing_what_it_lacks(commands: MachineCommands, root: bool, sudo: list[str]) -> None:
+    there = There(BOARD, Architecture.RISCV64, "/h", ("git", "rsync"), root)
+    remote._install_essential(there, yes=True)
+    assert [call.verb for call in commands.calls] == ["run", "run"]
+    prefix = " ".join([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
+    assert [args[-1] for args in commands.args] == [
+        f"{prefix} update -q", f"{prefix} install -yq --no-install-recommends git rsync",
+    ]  # fmt: skip
+
+
+def test_nothing_is_installed_unasked(commands: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(remote, "confirm", lambda _question, yes: yes)
+    there = There(BOARD, Architecture.RISCV64, "/h", ("rsync",), root=True)
+    with pytest.raises(MissingRequirementError, match="me@board lacks rsync") as caught:
+        remote._install_essential(there, yes=False)
+    assert caught.value.hint == "apt-get install rsync there"
+    assert commands.calls == []
+
+
+# There and back.
+
+
+def test_pushing(commands: MachineCommands, checkout: Path) -> None:
+    remote.push(THERE)
+    mkdir, rsync = commands.calls
+    assert mkdir.args[-1] == f"mkdir -p {THERE.folder}"
+    assert rsync.args[:2] == ["rsync", "--rsh=ssh"]
+    assert {"--archive", "--delete", "--exclude=/dist", "--filter=:- .gitignore"} <= set(rsync.args)
+    assert {"--exclude=/.git/config", "--exclude=/.git/hooks"} <= set(rsync.args)
+    assert rsync.args[-2:] == [f"{checkout}/", f"me@board:{THERE.folder}/"]
+    # Nothing ignored is deleted there: neither dist/ nor an environment.
+    assert "--delete-excluded" not in rsync.args
+
+
+@pytest.mark.parametrize(
+    ("yes", "actions", "settings"),
+    [(False, "", []), (True, "", ["CI=true"]), (True, "true", ["CI=true", "GITHUB_ACTIONS=true"])],
+)
+def test_executing(commands: MachineCommands, monkeypatch: pytest.MonkeyPatch, yes: bool, actions: str, settings: list[str]) -> None:  # fmt: skip
+    if actions:
+        monkeypatch.setenv("GITHUB_ACTIONS", actions)
+    commands.answer("ssh", code=7)
+    assert remote.execute(THERE, ["echo", "a b"], yes=yes) == 7
+    assert commands.last.verb == "attached"
+    words = ["env", *settings, "sh", "-c", remote._RUNNER, "sh", THERE.folder, "echo", "a b"]
+    assert commands.last.args == BOARD.command(words)
+
+
+def test_a_lost_connection_is_no_exit_code(commands: MachineCommands) -> None:
+    commands.answer("ssh", code=255)
+    with pytest.raises(MachineError, match="no connection to me@board: it was closed while"):
+        remote.execute(THERE, ["true"], yes=False)
+
+
+def test_sums(commands: MachineCommands) -> None:
+    commands.answer("ssh", stdout="ab12  linux-riscv64/SHA256SUMS\ncd34  linux-riscv64-rva22u64/SHA256SUMS\n")  # fmt: skip
+    assert remote.sums(THERE) == {"linux-riscv64": "ab12", "linux-riscv64-rva22u64": "cd34"}
+    assert commands.last.args[-1].endswith(f" sh {THERE.folder}")
+
+
+def test_sums_really(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The question, asked of a shell here."""
+    monkeypatch.setattr(
+        Destination, "read",
+        lambda _self, words: subprocess.run(words, check=True, capture_output=True, text=True).stdout,
+    )  # fmt: skip
+    there = There(BOARD, Architecture.RISCV64, str(tmp_path / "a b"), (), root=False)
+    assert remote.sums(there) == {}
+    folder = Path(there.folder) / "dist"
+    folder.mkdir(parents=True)
+    assert remote.sums(there) == {}
+    (folder / "linux-riscv64").mkdir()
+    (folder / ".linux-riscv64.staging").mkdir()
+    (folder / "linux-amd64").mkdir()
+    listed = folder / "linux-riscv64" / dist.SUMS
+    listed.write_text("x\n")
+    assert remote.sums(there) == {"linux-riscv64": dist.sha256(listed)}
+
+
+@pytest.fixture
+def far(pristine: Path, tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> Path:  # fmt: skip
+    """The far side's finished dist/linux-riscv64; here is an amd64 machine without any."""
+    on("x86_64")
+    folder = Path(shutil.copytree(pristine, tmp_path / "far" / "linux-riscv64"))
+    monkeypatch.setattr(
+        remote, "sums",
+        lambda _there: {"linux-riscv64": dist.sha256(folder / dist.SUMS)} if folder.exists() else {},
+    )  # fmt: skip
+
+    def rsync(_self: Destination, *args: str) -> None:
+        *_, source, target = args
+        assert source == f":{THERE.folder}/dist/linux-riscv64/"
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+
+    monkeypatch.setattr(Destination, "rsync", rsync)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_was_made_there_comes_back(far: Path) -> None:
+    here = project.DIST / "linux-riscv64"
+    assert remote.pull(THERE, {}) == [here]
+    assert files(here) == files(far)
+    assert [p.name for p in project.DIST.iterdir() if not p.name.endswith(".lock")] == [here.name]
+    # Once.
+    assert remote.pull(THERE, {}) == []
+
+
+def test_what_was_there_before_comes_too_when_it_is_not_here(far: Path) -> None:
+    before = remote.sums(THERE)
+    assert remote.pull(THERE, before) == [project.DIST / "linux-riscv64"]
+
+
+def test_nothing_comes_from_nothing(far: Path) -> None:
+    shutil.rmtree(far)
+    assert remote.pull(THERE, {}) == []
+    assert not project.DIST.exists()
+
+
+def corrupt(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    return change
+
+
+TRANSFERS: dict[str, Callable[[Path], object]] = {
+    "bin/buildctl": corrupt("bin/buildctl"),
+    "manifest.json": corrupt("manifest.json"),
+    "SHA256SUMS": corrupt("SHA256SUMS"),
+    "buildctl.cdx.json": lambda folder: (folder / "buildctl.cdx.json").unlink(),
+    "bin/buildkitd": lambda folder: (folder / "bin/buildkitd").write_bytes(b""),
+    "SHA256SUMS empty": lambda folder: (folder / "SHA256SUMS").write_bytes(b""),
+    "SHA256SUMS missing": lambda folder: (folder / "SHA256SUMS").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", TRANSFERS)
+@pytest.mark.parametrize("known", [False, True])
+def test_a_damaged_transfer_is_not_published(far: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch, what: str, known: bool) -> None:  # fmt: skip
+    here = project.DIST / "linux-riscv64"
+    if known:
+        shutil.copytree(pristine, here)
+        (here / dist.SUMS).write_text("older\n")
+    before = files(project.DIST) if known else {}
+    rsync = Destination.rsync
+
+    def damage(self: Destination, *args: str) -> None:
+        rsync(self, *args)
+        TRANSFERS[what](Path(args[-1]))
+
+    monkeypatch.setattr(Destination, "rsync", damage)
+    with pytest.raises(CheckError) as caught:
+        remote.pull(THERE, {})
+    assert (
+        caught.value.brief == f"linux-riscv64/{what.split(maxsplit=1)[0]} is not what me@board made"
+    )
+    left = {n: c for n, c in files(project.DIST).items() if not n.endswith(".lock")}
+    assert left == before
+    assert not list(project.DIST.glob(".*staging*"))
+
+
+@pytest.mark.parametrize("content", ["not sums at all\n", "0" * 64 + "  ../../../etc/passwd\n", "  \n", "\xff"])  # fmt: skip
+def test_sums_that_are_none(far: Path, content: str) -> None:
+    (far / dist.SUMS).write_text(content, encoding="latin-1")
+    with pytest.raises(CheckError, match="is not what me@board made"):
+        remote.pull(THERE, {})
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+def test_a_lost_connection_publishes_nothing(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(_self: Destination, *args: str) -> None:
+        (Path(args[-1]) / "half").write_text("half")
+        raise MachineError("rsync failed")
+
+    monkeypatch.setattr(Destination, "rsync", lose)
+    with pytest.raises(MachineError):
+        remote.pull(THERE, {})
+    assert [p.name for p in project.DIST.iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_what_was_not_compiled_there_is_no_artifact(far: Path) -> None:
+    there = There(BOARD, Architecture.AMD64, "/home/me", (), root=False)
+    with pytest.raises(NotNativeError, match="compiled on amd64"):
+        remote.pull(there, {})
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+# All of it.
+
+
+@pytest.fixture
+def whole(commands: MachineCommands, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:  # fmt: skip
+    """A board of this architecture; what is done with it is recorded."""
+
+    class Connected:
+        def __enter__(self) -> Destination:
+            return BOARD
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(Destination, "connected", lambda _self: Connected())
+
+    def board(uname: str) -> None:
+        commands.answer("ssh", "-T", stdout=f"{uname}\n/home/me\n1000\n")
+        monkeypatch.setattr(remote, "sums", lambda _there: {})
+
+    return board
+
+
+def run_on(*arguments: str, any_arch: bool = False) -> int:
+    return remote.on("me@board", arguments, TASKS, {}, any_arch=any_arch, yes=False)
+
+
+def test_on(whole: Callable[[str], None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    whole("riscv64")
+    assert run_on("doctor") == 0
+    assert [call.verb for call in commands.calls] == ["probe", "probe", "run", "attached"]
+    assert capsys.readouterr().err == "on me@board (riscv64): ./invoke doctor\n"
+
+
+def test_another_architecture_is_refused(whole: Callable[[str], None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    whole("x86_64")
+    with pytest.raises(
+        NotNativeError, match="me@board is amd64: what it compiles is not"
+    ) as caught:
+        run_on("doctor")
+    assert "--any-arch" in caught.value.hint
+    assert len(commands.calls) == 1
+    assert capsys.readouterr().err == "me@board is amd64, not riscv64\n"
+    assert run_on("doctor", any_arch=True) == 0
+
+
+def test_nothing_is_contacted_for_nothing(commands: MachineCommands) -> None:
+    with pytest.raises(UsageError):
+        run_on()
+    assert commands.calls == []
+
+
+def test_why_a_connection_was_lost(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = BOARD.lost("")
+    assert remote._explain("me@board", lost) is lost
+    gone = remote._explain("one", lost)
+    assert (gone.exit_code, gone.brief) == (
+        13, "machine one is gone: qemu ended while the command ran",
+    )  # fmt: skip
+    assert gone.hint.startswith("invoke machine.start one")
+    monkeypatch.setattr(Machine, "pid", 7)
+    restarted = remote._explain("one", lost)
+    assert "it may have restarted" in restarted.brief
+    assert "machine.logs one" in restarted.hint
+
+
+def test_a_lost_connection_is_explained(whole: Callable[[str], None], commands: MachineCommands) -> None:  # fmt: skip
+    whole("riscv64")
+    commands.answer("ssh", "-T", code=0, stdout="riscv64\n/home/me\n1000\n")
+    attached = commands.attached
+    commands.attached = lambda args, **options: attached(args, **options) or 255  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("buildkit_riscv64.process.attached", commands.attached)
+        with pytest.raises(MachineError, match="no connection to me@board"):
+            run_on("doctor")
+
+
+# The script that runs there, run here.
+
+BOUND = 40.0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + BOUND
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+Runner = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    """Starts the script as sshd would; what is left of it is ended with the test."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: str, folder: Path = tmp_path) -> subprocess.Popen[bytes]:
+        children.append(
+            subprocess.Popen(
+                [
+                    "sh",
+                    "-c",
+                    remote._RUNNER.replace("sleep 10;", "sleep 0.5;"),
+                    "sh",
+                    str(folder),
+                    *command,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        return children[-1]
+
+    yield start
+    for child in children:
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe:
+                pipe.close()
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def outcome(child: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+    """What it says while its input stays open."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    code = child.wait(BOUND)
+    return code, child.stdout.read(), child.stderr.read()
+
+
+@pytest.mark.parametrize("code", [0, 1, 7, 130, 254])
+def test_the_exit_code_is_passed_on(runner: Runner, code: int) -> None:
+    assert outcome(runner("sh", "-c", f"exit {code}"))[0] == code
+
+
+def test_a_signal_is_passed_on_as_a_shell_does(runner: Runner) -> None:
+    assert outcome(runner("sh", "-c", "kill -TERM $$"))[0] == 128 + signal.SIGTERM
+
+
+def test_the_output_passes_apart(runner: Runner) -> None:
+    assert outcome(runner("sh", "-c", "echo out; echo err >&2")) == (0, b"out\n", b"err\n")
+
+
+def test_the_words_are_not_looked_at_again(runner: Runner) -> None:
+    words = ["a b", "", "$(id)", "*", "'", '"', "a\nb", "-n"]
+    code, out, _ = outcome(runner("printf", r"%s\0", *words))
+    assert (code, out.decode().split("\0")[:-1]) == (0, words)
+
+
+def test_it_runs_in_the_folder_without_input(runner: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "-a b"
+    folder.mkdir()
+    code, out, _ = outcome(runner("sh", "-c", "pwd; cat", folder=folder))
+    assert (code, out) == (0, f"{folder}\n".encode())
+
+
+def test_a_folder_that_is_gone(runner: Runner, tmp_path: Path) -> None:
+    assert outcome(runner("true", folder=tmp_path / "none"))[0] == 254
+
+
+def test_a_command_that_is_missing(runner: Runner) -> None:
+    code, _, err = outcome(runner("no-such-command"))
+    assert code == 127
+    assert b"no-such-command" in err
+
+
+TREE = "sleep 1000 >/dev/null 2>&1 & echo $!; (sleep 1000 >/dev/null 2>&1 & echo $!); echo $$; "
+
+
+def pids_of(child: subprocess.Popen[bytes], count: int = 3) -> list[int]:
+    assert child.stdout is not None
+    return [int(child.stdout.readline()) for _ in range(count)]
+
+
+def test_closing_its_input_ends_all_of_it(runner: Runner) -> None:
+    child = runner("sh", "-c", TREE + "wait")
+    pids = pids_of(child)
+    assert all(map(alive, pids))
+    assert child.stdin is not None
+    child.stdin.close()
+    assert eventually(lambda: not any(map(alive, pids)))
+    assert child.wait(BOUND) == 128 + signal.SIGTERM
+
+
+def test_it_may_clean_up(runner: Runner, tmp_path: Path) -> None:
+    polite = (
+        f"trap 'echo cleaned >{tmp_path}/trace; exit 3' TERM; echo $$; while :; do sleep 0.1; done"
+    )
+    child = runner("sh", "-c", polite)
+    pids_of(child, 1)
+    assert child.stdin is not None
+    child.stdin.close()
+    assert child.wait(BOUND) == 3
+    assert (tmp_path / "trace").read_text() == "cleaned\n"
+
+
+def test_what_does_not_listen_is_told(runner: Runner) -> None:
+    stubborn = "trap '' TERM; sleep 1000 >/dev/null 2>&1 & echo $!; echo $$; wait"
+    child = runner("sh", "-c", stubborn)
+    pids = pids_of(child, 2)
+    assert child.stdin is not None
+    child.stdin.close()
+    assert child.wait(BOUND) == 128 + signal.SIGKILL
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+def test_what_it_leaves_behind_ends_too(runner: Runner) -> None:
+    """A child that ignores requests, of a command that does not."""
+    child = runner("sh", "-c", "(trap '' TERM; exec sleep 1000) >/dev/null 2>&1 & echo $!; wait")
+    pids = pids_of(child, 1)
+    assert child.stdin is not None
+    child.stdin.close()
+    assert child.wait(BOUND) == 128 + signal.SIGTERM
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+def test_what_a_command_started_and_forgot_ends_with_it(runner: Runner) -> None:
+    child = runner("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
+    pids = pids_of(child, 1)
+    assert child.wait(BOUND) == 0
+    assert eventually(lambda: not any(map(alive, pids)))
