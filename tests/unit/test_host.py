@@ -69,7 +69,10 @@ def test_no_proc_is_no_emulator(proc: Fake, monkeypatch: pytest.MonkeyPatch) -> 
         ("mvendorid\t: 0x0\nmvendorid\t: 0x710", Execution.NATIVE),
     ],
 )
-def test_qemus_riscv_board(proc: Fake, vendors: str, expected: Execution) -> None:
+def test_qemus_riscv_board(
+    proc: Fake, on: Callable[[str], None], vendors: str, expected: Execution
+) -> None:
+    on("riscv64")
     proc({COMPATIBLE: "riscv-virtio\nqemu", CPUINFO: f"processor\t: 0\n{vendors}"})
     assert host.execution() is expected
 

@@ -144,7 +144,18 @@ def test_what_verify_compiles_cannot_be_published() -> None:
         alias.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for alias in n.names
     }
     assert "load" in names
-    assert not names & {"publish", "staging", "lock", "build", "_describe"}
+    assert not names & {"publish", "build", "_describe"}
+    # Its folder is staged as those of artifacts are, but never below dist/.
+    staged = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"lock", "staging"}
+    ]
+    assert [ast.unparse(node) for node in staged] == [
+        "dist.lock(target, place)", "dist.staging(target, place)",
+    ]  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
