@@ -8,8 +8,17 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+
+class Status(StrEnum):
+    """How something that was looked at is."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
 
 
 def say(text: str = "") -> None:
@@ -88,7 +97,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = Console(stderr=True)
     if not console.is_terminal:
         console.width = 200
-    colours = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
+    colours: dict[str, str] = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
     shown = Table(*header, box=SIMPLE)
     for row in rows:
         shown.add_row(*(Text(cell, style=colours.get(cell, ""), overflow="fold") for cell in row))

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import host, pins, process, project
 from .arch import Architecture
-from .console import confirm, emit_json, say, size, table
+from .console import Status, confirm, emit_json, say, size, table
 from .errors import DoctorError, Failure, MissingRequirementError, UsageError
 
 GIB = 1 << 30
@@ -54,14 +54,6 @@ class Phase(StrEnum):
     VALIDATION = "validation"
     AUTOMATION = "automation"
     MACHINE = "machine"
-
-
-class Status(StrEnum):
-    """What was found."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from .. import dist, pins, process, project
 from ..arch import Architecture, Target
+from ..console import Status
 from ..errors import CheckError
 from . import compile as compiler
 from . import toolchain
@@ -21,14 +21,6 @@ from .toolchain import Go
 ANSWER_SECONDS = 60.0
 
 SCHEMA = project.ROOT / "schemas" / "manifest.schema.json"
-
-
-class Status(StrEnum):
-    """How a check ended."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import dist
-from ..console import count, duration, emit_json, say, size, step_summary, table
+from ..console import Status, count, duration, emit_json, say, size, step_summary, table
 from .build import Outcome
-from .check import Finding, Status, refuse_failed
+from .check import Finding, refuse_failed
 
 
 def built(outcome: Outcome, *, json: bool) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from .. import host, process, project
-from ..console import size
-from ..doctor import PACKAGES, Phase, Seen, Status, check, tool
+from ..console import Status, size
+from ..doctor import PACKAGES, Phase, Seen, check, tool
 from . import base
 
 for _name in base.TOOLS:

@@ -239,7 +239,7 @@ def test_no_go_and_no_network(project: Project, tmp_path: Path) -> None:
         [
             f'case "$1" in version) echo "go version go1.24.0 linux/{Architecture.here()}" ;;',
             "env) echo '{}' ;;",
-            '*) echo \'{"Error": "dial tcp: lookup proxy.golang.org: no such host"}\'; exit 1 ;; esac',
+            '*) echo \'{"Error": "dial tcp: lookup proxy.invalid: no such host"}\'; exit 1 ;; esac',
         ]
     )
     script(tmp_path / "bin" / "go", go)

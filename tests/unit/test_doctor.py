@@ -10,7 +10,8 @@ import pytest
 
 from buildkit_riscv64 import doctor, host, process, project
 from buildkit_riscv64.binaries import toolchain
-from buildkit_riscv64.doctor import Phase, Seen, Status
+from buildkit_riscv64.console import Status
+from buildkit_riscv64.doctor import Phase, Seen
 from buildkit_riscv64.errors import (
     DoctorError,
     Failure,

@@ -10,7 +10,8 @@ import pytest
 from buildkit_riscv64 import dist, pins, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import check, toolchain
-from buildkit_riscv64.binaries.check import Finding, Status
+from buildkit_riscv64.binaries.check import Finding
+from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
 
 from .. import making

@@ -8,7 +8,8 @@ import pytest
 from buildkit_riscv64 import dist
 from buildkit_riscv64.binaries import report
 from buildkit_riscv64.binaries.build import Outcome
-from buildkit_riscv64.binaries.check import Finding, Status
+from buildkit_riscv64.binaries.check import Finding
+from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError
 
 from ..making import edit_manifest

@@ -238,7 +238,7 @@ def test_a_platform_without_pinned_hash(script: Script, module: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [("dial tcp: lookup proxy.golang.org: no such host", NetworkError), ("verifying: checksum mismatch", SourceError)],
+    [("dial tcp: lookup proxy.invalid: no such host", NetworkError), ("verifying: checksum mismatch", SourceError)],
 )  # fmt: skip
 def test_fetch_fails(script: Script, error: str, expected: type[Exception]) -> None:
     with pytest.raises(expected, match=r"cannot fetch go1.26.10 for this machine"):

@@ -22,7 +22,7 @@ from buildkit_riscv64.machine.base import Base
 from ..making import PINS
 from .conftest import MachineCommands, make_base
 
-MIRROR = "http://deb.debian.org/debian"
+MIRROR = "http://mirror.invalid/debian"
 
 
 # The recipe.

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from buildkit_riscv64 import doctor, host, process
-from buildkit_riscv64.doctor import PACKAGES, Phase, Seen, Status
+from buildkit_riscv64.console import Status
+from buildkit_riscv64.doctor import PACKAGES, Phase, Seen
 from buildkit_riscv64.machine import base, checks
 
 GIB = 1 << 30
