@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +152,29 @@ def push(there: There) -> None:
     folder = there.folder
     there.destination.read(["mkdir", "-p", folder])
     there.destination.rsync(
-        "--archive", "--delete", "--compress", "--no-owner", "--no-group",
+        # After: what is ignored is what our .gitignore says, and it has to be there for that.
+        "--archive", "--delete-after", "--compress", "--no-owner", "--no-group",
         "--exclude=/.git/config", "--exclude=/.git/hooks", "--exclude=/.git/logs",
-        "--exclude=/dist", "--filter=:- .gitignore",
+        "--exclude=/dist", *_tracked_though_ignored(), "--filter=:- .gitignore",
         f"{project.ROOT}/", f":{folder}/",
     )  # fmt: skip
+
+
+def _tracked_though_ignored() -> list[str]:
+    """Rules for rsync: upstream's vendored packages have such files, and git would miss them."""
+    rules = []
+    for checkout in (project.ROOT, project.SUBMODULE):
+        if not (checkout / ".git").exists():
+            continue
+        listed = process.probe(
+            ["git", "-C", checkout, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            path = (checkout / name).relative_to(project.ROOT)
+            for part in (*reversed(path.parents[:-1]), path):
+                escaped = re.sub(r"[][*?\\]", r"\\\g<0>", str(part))
+                rules.append(f"--include=/{escaped}")
+    return rules
 
 
 def words(arguments: Sequence[str], tasks: Sequence[str]) -> list[str]:

@@ -201,11 +201,26 @@ def test_pushing(commands: MachineCommands, checkout: Path) -> None:
     mkdir, rsync = commands.calls
     assert mkdir.args[-1] == f"mkdir -p {THERE.folder}"
     assert rsync.args[:2] == ["rsync", "--rsh=ssh"]
-    assert {"--archive", "--delete", "--exclude=/dist", "--filter=:- .gitignore"} <= set(rsync.args)
+    assert {"--archive", "--delete-after", "--exclude=/dist", "--filter=:- .gitignore"} <= set(
+        rsync.args
+    )
     assert {"--exclude=/.git/config", "--exclude=/.git/hooks"} <= set(rsync.args)
     assert rsync.args[-2:] == [f"{checkout}/", f"me@board:{THERE.folder}/"]
     # Nothing ignored is deleted there: neither dist/ nor an environment.
     assert "--delete-excluded" not in rsync.args
+
+
+def test_pushing_what_git_tracks_though_it_ignores_it(commands: MachineCommands, checkout: Path) -> None:  # fmt: skip
+    (checkout / ".git").mkdir()
+    commands.answer("git", stdout="a/b.x/c[1]*\0")
+    remote.push(THERE)
+    assert commands.args[1] == [
+        "git", "-C", str(checkout), "ls-files", "-z", "--cached", "--ignored", "--exclude-standard",
+    ]  # fmt: skip
+    rules = [a for a in commands.last.args if a.startswith(("--include", "--filter"))]
+    assert rules == [
+        "--include=/a", "--include=/a/b.x", r"--include=/a/b.x/c\[1\]\*", "--filter=:- .gitignore",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
