@@ -109,7 +109,8 @@ class Board:
         """The processes of sshd's own that serve connections; not what they run."""
         if self.sshd is None:
             return []
-        found, parents = [], {self.sshd.pid}
+        found: list[int] = []
+        parents = {self.sshd.pid}
         while parents:
             children = set()
             for process in Path("/proc").glob("[0-9]*"):
