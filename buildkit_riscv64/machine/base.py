@@ -293,7 +293,8 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
         for line in said[-25:]:
             say(f"  {line}")
         text = "\n".join(said)
-        if "No space left on device" in text or "no space left" in text:
+        # dpkg and others write until it is full; apt looks first.
+        if re.search("no space left|enough free space", text, re.IGNORECASE):
             raise StorageError(f"no space left in {bases()}", "free some space and run it again")
         reasons = [line for line in said if line.startswith(("E:", "W: ", "mke2fs", "error"))]
         raise MachineError(

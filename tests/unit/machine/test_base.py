@@ -322,6 +322,7 @@ def test_debian_has_moved_on_from_the_pinned_go(maker: Maker) -> None:
         ("something odd\n", MachineError, "mmdebstrap failed (exit code 25): something odd"),
         ("", MachineError, "mmdebstrap failed (exit code 25): ?"),
         ("dpkg: cannot write: No space left on device\nE: apt\n", StorageError, "no space left in "),
+        ("E: You don't have enough free space in /w/.\n", StorageError, "no space left in "),
     ],
 )  # fmt: skip
 def test_mmdebstrap_fails(maker: Maker, capsys: pytest.CaptureFixture[str], said: str, kind: type[Failure], brief: str) -> None:  # fmt: skip
