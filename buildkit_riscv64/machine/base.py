@@ -204,6 +204,9 @@ def command(archive: str, go_package: str, root: Path) -> list[str]:
     signed = f"signed-by={KEYRING}"
     return [
         *process.as_root(),
+        # mmdebstrap mounts /proc, /sys and /dev in the new root. In a namespace of
+        # its own they are gone with it, however it ends.
+        "unshare", "--mount",
         "mmdebstrap", "--mode=root", "--arch=riscv64", "--variant=minbase",
         f"--include={','.join([*listed('packages'), go_package])}",
         '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
@@ -304,11 +307,6 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove what is half-made. mmdebstrap's mounts are in a namespace of its own, and gone."""
-    if not folder.exists():
-        return
-    try:
-        shutil.rmtree(folder)
-    except PermissionError:
-        # As an ordinary user: sudo has unpacked it.
+    """Remove what is half-made, as the one who unpacked it; never what is mounted below it."""
+    if folder.exists():
         process.run([*process.as_root(), "rm", "-rf", "--one-file-system", folder])

@@ -7,6 +7,7 @@ pinned Go.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -28,6 +29,8 @@ def docker(*args: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes
 
 
 def answers(env: dict[str, str]) -> bool:
+    if shutil.which("docker", path=env["PATH"]) is None:
+        return False
     return docker("version", "--format", "{{.Server.Version}}", env=env).returncode == 0
 
 
