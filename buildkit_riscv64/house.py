@@ -46,13 +46,14 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     """
     import sys
 
-    from . import config, pins, process, project
+    from . import config, doctor, pins, process, project
     from .binaries import toolchain
     from .errors import CheckError
 
     settings = config.read(context.config)
     chosen = ["--sessions", *session.split(",")] if session else []
     if not settings.dry:
+        doctor.provide(["git", "make"], yes=yes or settings.yes)
         toolchain.ensure(pins.load())
     process.run(
         [sys.executable, "-m", "nox", *chosen], cwd=project.ROOT, dry=settings.dry,

@@ -37,7 +37,7 @@ def refuse_impossible(source: Source, target: Target) -> None:
         )
     if source.dirty:
         raise UsageError("--via make builds commits only", "commit your changes, or use --via go")
-    install = "run `invoke doctor --fix --phase image`; or build with --via go"
+    install = "run `invoke doctor --fix`; or build with --via go"
     for tool in ("make", "docker"):
         if process.which(tool) is None:
             raise MissingRequirementError(

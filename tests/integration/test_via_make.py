@@ -70,6 +70,15 @@ def engine(pinned_go: Path) -> Iterator[dict[str, str]]:
             if daemon:
                 daemon.terminate()
                 daemon.wait(60)
+                _unmount_below(folder)
+
+
+def _unmount_below(folder: Path) -> None:
+    """What dockerd leaves mounted where it may not unmount it, as in a chroot."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
+    for point in sorted((p for p in points if Path(p).is_relative_to(folder)), reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 def _import_go(go: Path, env: dict[str, str]) -> None:
