@@ -9,6 +9,7 @@ Every session installs the locked requirements; what follows `--` is passed on.
 
 import platform
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -34,7 +35,8 @@ def lint(session: nox.Session) -> None:
     session.run("codespell")
     # shellcheck publishes nothing for riscv64, and what it says is the same everywhere.
     if platform.machine() != "riscv64":
-        session.run("shellcheck", "invoke", ".ci/run")
+        hooks = Path("buildkit_riscv64/machine/recipe").glob("*-hook")
+        session.run("shellcheck", "invoke", ".ci/run", *map(str, hooks))
 
 
 @nox.session(tags=["check"])

@@ -280,12 +280,20 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
             "SUITE": SUITE,
         }
     )
+    said: list[str] = []
+
+    def on_line(line: str) -> None:
+        said.append(line)
+        # "I: extracting archives...": mmdebstrap's own steps.
+        if line.startswith("I: ") and line.endswith("..."):
+            say(f"  {line.removeprefix('I: ')}")
+
     # Debian's next release has moved on from the pinned Go, or will: its stable
     # Go fetches that through the module proxy. apt says at once when it has none.
     minor = ".".join(pinned.go.split(".")[:2])
     for package in (f"golang-{minor}-go", "golang-go"):
-        said: list[str] = []
-        code = process.stream(command(archive, package, work / "root"), said.append, env=env)
+        said.clear()
+        code = process.stream(command(archive, package, work / "root"), on_line, env=env)
         log.write_text("\n".join(said) + "\n")
         if not any(
             f"{package}' has no installation candidate" in s or f"package {package}" in s
