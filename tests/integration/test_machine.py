@@ -52,8 +52,9 @@ class User:
         self.cache = cache / "buildkit-riscv64"
         project.env["XDG_CACHE_HOME"] = str(cache)
 
-    def machine(self, verb: str, *words: str) -> Done:
-        return succeeded(self.project.invoke(f"machine.{verb}", *words, timeout=1800))
+    def machine(self, verb: str, *words: str, name: str = NAME) -> Done:
+        named = () if verb == "list" else ("--name", name)
+        return succeeded(self.project.invoke(f"machine.{verb}", *named, *words, timeout=1800))
 
     def on(self, *words: str) -> Done:
         return self.project.invoke("on", NAME, "--yes", "--", *words, timeout=1800)
@@ -90,7 +91,7 @@ def user(new_project: Callable[..., Project], upstream: Upstream) -> Iterator[Us
     made = User(project, Path(ready) if ready else project.root.parent / "cache")
     yield made
     for machine in (made.cache / "machines").glob("[a-z]*"):
-        project.invoke("machine.destroy", machine.name)
+        project.invoke("machine.destroy", "--name", machine.name)
     project.no_strays()
     remove(project.root.parent)
 
@@ -99,8 +100,8 @@ def user(new_project: Callable[..., Project], upstream: Upstream) -> Iterator[Us
 def created(user: User) -> tuple[Done, Done]:
     """Two are created at once, from nothing: how each ended."""
     with (
-        user.project.started("machine.create", NAME, "--memory", "4G", "--yes") as first,
-        user.project.started("machine.create", "two", "--cpus", "1", "--memory", "1G", "--yes") as second,
+        user.project.started("machine.create", "--memory", "4G", "--yes") as first,
+        user.project.started("machine.create", "--name", "two", "--cpus", "1", "--memory", "1G", "--yes") as second,
     ):  # fmt: skip
         ends = [run.process.wait(1800) for run in (first, second)]
         one, two = (Done(code, "", run.said()) for code, run in zip(ends, (first, second), strict=True))  # fmt: skip
@@ -109,7 +110,7 @@ def created(user: User) -> tuple[Done, Done]:
 
 @pytest.fixture(scope="module")
 def running(user: User, created: tuple[Done, Done]) -> User:
-    user.machine("start", NAME)
+    user.machine("start")
     return user
 
 
@@ -209,13 +210,13 @@ def test_two_at_once_make_one_base(user: User, created: tuple[Done, Done]) -> No
 
 
 def test_one_that_is_there_is_not_created_again(user: User, created: tuple[Done, Done]) -> None:
-    refused(user.project.invoke("machine.create", NAME), 13, "already")
+    refused(user.project.invoke("machine.create"), 13, "already")
 
 
 def test_a_second_one_takes_seconds(user: User, created: tuple[Done, Done]) -> None:
-    done = user.machine("create", "three", "--memory", "1G")
+    done = user.machine("create", "--memory", "1G", name="three")
     assert "once: takes minutes" not in done.stderr
-    user.machine("destroy", "three")
+    user.machine("destroy", name="three")
     assert not (user.cache / "machines" / "three").exists()
 
 
@@ -284,7 +285,7 @@ def test_it_runs_and_listens_on_the_loopback_only(running: User) -> None:
     assert one["state"] == "running"
     # Starting it again changes nothing.
     pid = running.pid()
-    running.machine("start", NAME)
+    running.machine("start")
     assert running.pid() == pid
 
 
@@ -302,7 +303,7 @@ def test_what_is_in_it(running: User) -> None:
     assert eventually(lambda: int(running.ssh("df -B1 --output=size / | tail -1")) > 35 << 30), (
         running.ssh("df /; journalctl -u grow-root --no-pager")
     )
-    assert "machine.start" not in running.machine("logs", NAME).stdout
+    assert "machine.start" not in running.machine("logs").stdout
 
 
 def test_another_host_key_is_not_taken(running: User) -> None:
@@ -383,7 +384,7 @@ def test_it_restarts_in_the_middle(running: User) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):
             running.ssh("reboot")
         refused(run.wait(), 13, f"the connection to machine {NAME} was lost", "restarted")
-    running.machine("start", NAME)
+    running.machine("start")
     # sshd may answer for a moment before it goes.
     assert eventually(lambda: running.project.invoke("on", NAME, "--", "true").code == 0)
     assert running.ssh("cat /proc/sys/kernel/random/boot_id") not in boot
@@ -409,26 +410,26 @@ def test_qemu_is_killed_in_the_middle(running: User) -> None:
 
 
 def test_stopping_and_resetting(running: User) -> None:
-    running.machine("stop", NAME)
+    running.machine("stop")
     assert running.status()["state"] == "stopped"
     running.project.no_strays()
-    running.machine("stop", NAME)
+    running.machine("stop")
     used = running.status()["disk_used_bytes"]
-    running.machine("reset", NAME)
+    running.machine("reset")
     assert running.status()["disk_used_bytes"] < min(used, 1 << 20)
     # All that it was asked to keep is gone, and its keys are the same.
-    running.machine("start", NAME)
+    running.machine("start")
     assert running.ssh("ls /root/kept 2>&1 || true").strip().endswith("No such file or directory")
 
 
 def test_destroying_leaves_nothing_but_bases(running: User) -> None:
     pid = running.pid()
     for name in (NAME, "two"):
-        running.machine("destroy", name)
+        running.machine("destroy", name=name)
     assert not Path(f"/proc/{pid}").exists() or "qemu" not in Path(f"/proc/{pid}/comm").read_text()
     running.project.no_strays()
     assert mounts(running.cache) == []
     assert not (running.cache / "machines").exists()
     kept = [p.name for p in running.cache.iterdir()]
     assert kept == ["bases"]
-    refused(running.project.invoke("machine.status", NAME), 13, "there is no machine")
+    refused(running.project.invoke("machine.status"), 13, "there is no machine")
