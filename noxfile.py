@@ -48,9 +48,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session(tags=["real"])
 def tests(session: nox.Session) -> None:
-    """All tests: unit, and integration with the real upstream compiled and a miniature one broken."""
+    """All tests: unit, and integration with the real upstream compiled and a miniature one broken.
+
+    Those that boot an emulated machine have a session of their own.
+    """
     install(session)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", "not machine", *session.posargs)
 
 
 @nox.session(default=False, tags=["check"])
@@ -58,6 +61,13 @@ def unit(session: nox.Session) -> None:
     """Unit tests alone: no docker, no network, seconds."""
     install(session)
     session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session(default=False, tags=["machine"])
+def machine(session: nox.Session) -> None:
+    """Tests that make an emulated riscv64 machine from nothing, boot it and break it."""
+    install(session)
+    session.run("pytest", "-m", "machine", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none", tags=["machine"])

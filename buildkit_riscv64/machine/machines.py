@@ -111,7 +111,7 @@ class Machine:
         except (OSError, TypeError, ValueError) as error:
             raise MachineError(
                 f"machine {self.name} is damaged: {error}",
-                f"invoke machine.destroy {self.name}, and create it again",
+                f"invoke machine.destroy --name {self.name}, and create it again",
             ) from error
         return settings
 
@@ -181,7 +181,8 @@ def find(name: str) -> Machine:
     machine = Machine(_named(name))
     if not (machine.path / "machine.json").exists():
         raise MachineError(
-            f"there is no machine {name}", f"invoke machine.create {name}, or see machine.list"
+            f"there is no machine {name}",
+            f"invoke machine.create --name {name}, or see machine.list",
         )
     return machine
 
@@ -223,7 +224,7 @@ def create(name: str, shape: Shape, *, yes: bool = False) -> Machine:
         if path.exists():
             raise MachineError(
                 f"there is a machine {name} already",
-                f"invoke machine.start {name}, or machine.destroy {name} first",
+                f"invoke machine.start --name {name}, or machine.destroy --name {name} first",
             )
         base = bases.ensure(pins.load(), yes=yes)
         aside = path.with_name(f".{name}.making")
@@ -383,7 +384,7 @@ def _launch(machine: Machine) -> None:
     if not base.disk.exists():
         raise MachineError(
             f"the base of machine {machine.name} is not in the cache any more",
-            f"invoke machine.destroy {machine.name}, and create it again",
+            f"invoke machine.destroy --name {machine.name}, and create it again",
         )
     (machine.path / "qemu.pid").unlink(missing_ok=True)
     _identity(machine, base)
@@ -417,19 +418,19 @@ def _wait(machine: Machine) -> None:
         if machine.pid is None:
             raise MachineError(
                 f"qemu ended while {machine.name} started: {machine.last_words()}",
-                f"see `invoke machine.logs {machine.name}`",
+                f"see `invoke machine.logs --name {machine.name}`",
             )
         if "Host key verification failed" in answer.stderr:
             raise MachineError(
                 f"something else answers at the port of {machine.name}",
-                f"invoke machine.stop {machine.name}, and start it again",
+                f"invoke machine.stop --name {machine.name}, and start it again",
             )
         now = time.monotonic()
         if now - started > START_SECONDS:
             raise MachineError(
                 f"{machine.name} does not answer ssh after {START_SECONDS:.0f} s:"
                 f" {machine.last_words()}",
-                f"see `invoke machine.logs {machine.name}`",
+                f"see `invoke machine.logs --name {machine.name}`",
             )
         if now - told > 15:
             told = now

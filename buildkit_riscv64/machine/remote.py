@@ -352,9 +352,9 @@ def _explain(name: str, error: MachineError) -> Failure:
     if machine.pid is None:
         return MachineError(
             f"machine {name} is gone: qemu ended while the command ran",
-            f"invoke machine.start {name}, and run it again: it goes on where it was",
+            f"invoke machine.start --name {name}, and run it again: it goes on where it was",
         )
     return MachineError(
         f"the connection to machine {name} was lost while the command ran: it may have restarted",
-        f"see `invoke machine.logs {name}`, and run it again: it goes on where it was",
+        f"see `invoke machine.logs --name {name}`, and run it again: it goes on where it was",
     )

@@ -11,7 +11,6 @@ _NAME = "The machine's name. Default: riscv64."
 
 
 @command(
-    positional=["name"],
     help={
         "name": _NAME,
         "cpus": "Processors. Default: as many as this host has.",
@@ -55,7 +54,7 @@ def create(
     say(f"next: invoke on {name} -- build-binaries")
 
 
-@command(positional=["name"], help={"name": _NAME})
+@command(help={"name": _NAME})
 def start(context: Any, name: str = "riscv64") -> None:
     """Start a machine and wait until it answers ssh."""
     import time
@@ -68,7 +67,7 @@ def start(context: Any, name: str = "riscv64") -> None:
     say(f"machine {name} answers after {duration(time.monotonic() - started)}")
 
 
-@command(positional=["name"], help={"name": _NAME})
+@command(help={"name": _NAME})
 def stop(context: Any, name: str = "riscv64") -> None:
     """Shut a machine down. Its disk stays."""
     from ..console import say
@@ -78,7 +77,7 @@ def stop(context: Any, name: str = "riscv64") -> None:
     say(f"machine {name} is stopped")
 
 
-@command(positional=["name"], help={"name": _NAME, "json": "Print it as JSON on stdout."})
+@command(help={"name": _NAME, "json": "Print it as JSON on stdout."})
 def status(context: Any, name: str = "riscv64", json: bool = False) -> None:
     """Show one machine: state, uptime, size, how to reach it."""
     from . import machines, report
@@ -94,7 +93,7 @@ def list_(context: Any, json: bool = False) -> None:
     report.machines(machines.everyone(), json=json)
 
 
-@command(positional=["name"], help={"name": _NAME})
+@command(help={"name": _NAME})
 def ssh(context: Any, name: str = "riscv64") -> None:
     """Open a shell on a running machine, as root."""
     from .. import process
@@ -106,7 +105,6 @@ def ssh(context: Any, name: str = "riscv64") -> None:
 
 
 @command(
-    positional=["name"],
     help={"name": _NAME, "lines": "How many of the last lines. 0 for all."},
 )
 def logs(context: Any, name: str = "riscv64", lines: int = 100) -> None:
@@ -118,7 +116,7 @@ def logs(context: Any, name: str = "riscv64", lines: int = 100) -> None:
     print("\n".join(said[-lines:]))
 
 
-@command(positional=["name"], help={"name": _NAME})
+@command(help={"name": _NAME})
 def reset(context: Any, name: str = "riscv64") -> None:
     """Put a machine back to how it was created: everything on its disk is lost."""
     from ..console import say
@@ -128,7 +126,7 @@ def reset(context: Any, name: str = "riscv64") -> None:
     say(f"machine {name} is as it was created, and stopped")
 
 
-@command(positional=["name"], help={"name": _NAME})
+@command(help={"name": _NAME})
 def destroy(context: Any, name: str = "riscv64") -> None:
     """Remove a machine and everything of it. The disk it started from stays in the cache."""
     from ..console import say

@@ -24,7 +24,7 @@ from buildkit_riscv64.machine import base as bases
 
 from .miniature import Done, Project, Started, Upstream, refused, remove, succeeded, with_mounts
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.machine]
 
 NAME = "riscv64"
 #: For a machine that is slow and busy; what passes never waits so long.

@@ -124,7 +124,7 @@ def test_damaged_settings(machine: Machine, content: str) -> None:
     (machine.path / "machine.json").write_text(content, encoding="latin-1")
     with pytest.raises(MachineError, match="machine one is damaged") as caught:
         _ = machine.settings
-    assert "machine.destroy one" in caught.value.hint
+    assert "machine.destroy --name one" in caught.value.hint
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def test_one_that_is_there_is_not_created_again(made: MachineCommands, machine: 
     before = snapshot(machine.path)
     with pytest.raises(MachineError, match="there is a machine one already") as caught:
         machines.create("one", SHAPE)
-    assert "machine.destroy one" in caught.value.hint
+    assert "machine.destroy --name one" in caught.value.hint
     assert snapshot(machine.path) == before
     assert made.calls == []
 
@@ -462,14 +462,14 @@ def test_it_never_answers(ready: MachineCommands, machine: Machine, pid: list[in
     machine.log.write_text("kernel panic\n")
     with pytest.raises(MachineError, match=r"does not answer ssh after .*: kernel panic") as caught:
         machines.start(machine)
-    assert "machine.logs one" in caught.value.hint
+    assert "machine.logs --name one" in caught.value.hint
 
 
 def test_the_base_has_been_deleted(ready: MachineCommands, machine: Machine, base: Base) -> None:
     shutil.rmtree(base.path)
     with pytest.raises(MachineError, match="is not in the cache any more") as caught:
         machines.start(machine)
-    assert "machine.destroy one" in caught.value.hint
+    assert "machine.destroy --name one" in caught.value.hint
     assert ready.calls == []
 
 

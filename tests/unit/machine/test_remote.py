@@ -442,11 +442,11 @@ def test_why_a_connection_was_lost(machine: Machine, monkeypatch: pytest.MonkeyP
     assert (gone.exit_code, gone.brief) == (
         13, "machine one is gone: qemu ended while the command ran",
     )  # fmt: skip
-    assert gone.hint.startswith("invoke machine.start one")
+    assert gone.hint.startswith("invoke machine.start --name one")
     monkeypatch.setattr(Machine, "pid", 7)
     restarted = remote._explain("one", lost)
     assert "it may have restarted" in restarted.brief
-    assert "machine.logs one" in restarted.hint
+    assert "machine.logs --name one" in restarted.hint
 
 
 def test_a_lost_connection_is_explained(whole: Callable[[str], None], commands: MachineCommands) -> None:  # fmt: skip
