@@ -38,6 +38,7 @@ PACKAGES = {
     "rsync": "rsync",
     "runc": "runc",
     "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "update-binfmts": "binfmt-support",
     "xz": "xz-utils",
 }

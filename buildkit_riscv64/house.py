@@ -43,6 +43,7 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
 
     The integration tests compile the real upstream from nothing; that takes
     minutes on a laptop and an hour on a board. `--session unit` takes seconds.
+    They need git, make, rsync and an ssh server, and install what is missing.
     """
     import sys
 
@@ -53,7 +54,7 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     settings = config.read(context.config)
     chosen = ["--sessions", *session.split(",")] if session else []
     if not settings.dry:
-        doctor.provide(["git", "make"], yes=yes or settings.yes)
+        doctor.provide(["git", "make", "rsync", "sshd"], yes=yes or settings.yes)
         toolchain.ensure(pins.load())
     process.run(
         [sys.executable, "-m", "nox", *chosen], cwd=project.ROOT, dry=settings.dry,
