@@ -125,6 +125,10 @@ class MachineError(Failure):
     meaning = "a machine could not be made, started or reached, or went away"
 
 
+class ConnectionLostError(MachineError):
+    """A machine cannot be reached, or not any more."""
+
+
 class InterruptedByUserError(Failure):
     """Ctrl-C, or a polite request to end."""
 
@@ -133,8 +137,8 @@ class InterruptedByUserError(Failure):
 
 
 def documented() -> list[type[Failure]]:
-    """Every class of failure, by exit code."""
+    """Every class of failure that has an exit code of its own, by that code."""
     found: list[type[Failure]] = [Failure]
     for cls in found:
         found += cls.__subclasses__()
-    return sorted(found, key=lambda cls: cls.exit_code)
+    return sorted((c for c in found if "exit_code" in vars(c)), key=lambda cls: cls.exit_code)

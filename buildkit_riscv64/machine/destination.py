@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import process
-from ..errors import Failure, MachineError
+from ..errors import ConnectionLostError, Failure, MachineError
 
 #: ssh's own exit code for "could not connect, or lost the connection".
 SSH_FAILED = 255
@@ -50,7 +50,8 @@ class Destination:
         """The output of something short that must succeed there.
 
         Raises:
-            MachineError: it failed, or the machine cannot be reached.
+            ConnectionLostError: the machine cannot be reached.
+            MachineError: it failed.
         """
         answer = self.probe(remote, timeout=timeout)
         if answer.code in {SSH_FAILED, 124}:
@@ -62,9 +63,13 @@ class Destination:
             )
         return answer.stdout
 
-    def lost(self, reason: str) -> MachineError:
+    def alive(self) -> bool:
+        """True while the connection of :meth:`connected` is up."""
+        return process.probe([*self.ssh("-O", "check"), self.name], timeout=10).ok
+
+    def lost(self, reason: str) -> ConnectionLostError:
         """The failure that a connection which fails amounts to."""
-        return MachineError(
+        return ConnectionLostError(
             f"no connection to {self.name}: {reason or 'it was closed'}",
             f"is it up? try `ssh {self.name}`, or `invoke machine.status`",
         )
@@ -76,7 +81,7 @@ class Destination:
         Under emulation a handshake takes a second; this makes it one a run.
 
         Raises:
-            MachineError: it cannot be reached.
+            ConnectionLostError: it cannot be reached.
         """
         # BatchMode: what runs in a group of its own cannot ask on the terminal, it
         # would stop there. An unknown host key, a password: `ssh NAME` by hand, once.

@@ -118,17 +118,26 @@ class Machine:
     @property
     def pid(self) -> int | None:
         """The pid of qemu while it runs; what a stale file says is not believed."""
+        file = self.path / "qemu.pid"
         try:
-            pid = int((self.path / "qemu.pid").read_text())
+            pid = int(file.read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return None
-        return pid if f"guest={self.name},process={self.process_name}".encode() in command else None
+        return pid if os.fsencode(file) in command else None
 
     @property
-    def process_name(self) -> str:
-        """How qemu names itself to the kernel: unique to this folder, at most 15 characters."""
-        return f"bk-{self.settings['id'][:12]}"
+    def answered(self) -> bool:
+        """True when this very qemu has answered ssh: there is nothing to wait for."""
+        try:
+            return self.pid == int(self.answered_file.read_text())
+        except (OSError, ValueError):
+            return False
+
+    @property
+    def answered_file(self) -> Path:
+        """Holds the pid of the qemu that answered."""
+        return self.path / "answered.pid"
 
     @property
     def uptime(self) -> float:
@@ -320,7 +329,7 @@ def qemu(machine: Machine, base: bases.Base, port: int) -> list[str]:
     """The qemu command; `benchmarks/machine.py` measures what it chooses."""
     settings = machine.settings
     return [
-        "qemu-system-riscv64", "-name", f"guest={machine.name},process={machine.process_name}",
+        "qemu-system-riscv64", "-name", f"guest={machine.name}",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "virt", "-cpu", "rv64",
         "-accel", "tcg,thread=multi,tb-size=1024",
@@ -334,7 +343,7 @@ def qemu(machine: Machine, base: bases.Base, port: int) -> list[str]:
         "-netdev", f"user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22",
         "-device", "virtio-net-pci,netdev=net,romfile=",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-        "-serial", "file:console.log", "-pidfile", "qemu.pid", "-daemonize",
+        "-serial", "file:console.log", "-pidfile", str(machine.path / "qemu.pid"), "-daemonize",
     ]  # fmt: skip
 
 
@@ -377,6 +386,7 @@ def start(machine: Machine) -> None:
         if machine.pid is None:
             _launch(machine)
         _wait(machine)
+        machine.answered_file.write_text(f"{machine.pid}\n")
 
 
 def _launch(machine: Machine) -> None:
@@ -471,6 +481,14 @@ def _gone(machine: Machine, seconds: float) -> bool:
     return True
 
 
+def _kill(machine: Machine) -> None:
+    """End qemu at once: its disk is thrown away, there is nothing to shut down for."""
+    pid = machine.pid
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+        _gone(machine, 10)
+
+
 def reset(machine: Machine) -> None:
     """Go back to the base: everything on the disk is lost.
 
@@ -479,11 +497,7 @@ def reset(machine: Machine) -> None:
         MachineError: the base is not there any more.
     """
     with _hold(machine.name):
-        pid = machine.pid
-        if pid is not None:
-            # Its disk is thrown away: there is nothing to shut down for.
-            os.kill(pid, signal.SIGKILL)
-            _gone(machine, 10)
+        _kill(machine)
         settings = machine.settings
         base = bases.ensure(pins.load())
         shape = Shape(**{key: settings[key] for key in ("cpus", "memory", "disk")})
@@ -500,11 +514,7 @@ def destroy(machine: Machine) -> None:
         BusyError: another run is changing it.
     """
     with _hold(machine.name):
-        with contextlib.suppress(MachineError):
-            pid = machine.pid
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                _gone(machine, 10)
+        _kill(machine)
         shutil.rmtree(machine.path)
         (_machines() / f".{machine.name}.lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):

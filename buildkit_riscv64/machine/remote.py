@@ -19,6 +19,7 @@ from ..arch import Architecture, Target
 from ..console import confirm, say
 from ..errors import (
     CheckError,
+    ConnectionLostError,
     Failure,
     MachineError,
     MissingRequirementError,
@@ -31,8 +32,22 @@ from .destination import SSH_FAILED, Destination
 #: What the far side must have before ours can install the rest, as Debian's packages.
 ESSENTIAL = {"git": "git", "python3": "python3", "rsync": "rsync"}
 
-#: Beside `dist/`, folders with results that come back.
-RESULTS = ("benchmarks/results",)
+#: Beside `dist/`, the folder with results that come back.
+RESULTS = "benchmarks/results"
+
+# Runs there; its argument is the folder. Under emulation each session takes a
+# quarter of a second, so one command tells the digests of all that may come back.
+_MADE = f"""\
+{{ cd "$1" && sha256sum -- dist/linux-*/{dist.SUMS} {RESULTS}/*; }} 2>/dev/null || :
+"""
+
+# Runs there; its arguments are the folder in the home, and the commands that there must be.
+_LOOK = f"""\
+uname -m; printf "%s\\n" "$HOME"; id -u
+set -- "$HOME/$@"
+{_MADE}shift
+for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
+"""
 
 # Runs there; its arguments are the folder and the command. The command gets a
 # session of its own and no input. `cat` ends when our end of the connection's
@@ -63,21 +78,28 @@ class There:
         destination: how to reach it.
         arch: its architecture.
         home: its user's home.
-        missing: commands of :data:`ESSENTIAL` that it lacks.
         root: its user is root.
+        missing: commands of :data:`ESSENTIAL` that it lacks.
+        made: what our checkout there holds of results, see :func:`made`.
     """
 
     destination: Destination
     arch: Architecture
     home: str
-    missing: tuple[str, ...]
     root: bool
+    missing: tuple[str, ...]
+    made: Mapping[str, str]
 
     @property
     def folder(self) -> str:
-        """Where this checkout goes: one folder for each, in its user's cache."""
-        identity = hashlib.sha256(f"{os.uname().nodename}:{project.ROOT}".encode()).hexdigest()
-        return f"{self.home}/.cache/buildkit-riscv64/checkouts/{identity[:12]}"
+        """Where this checkout goes."""
+        return f"{self.home}/{_folder()}"
+
+
+def _folder() -> str:
+    """This checkout's folder in the far side's home: one for each, in its user's cache."""
+    identity = hashlib.sha256(f"{os.uname().nodename}:{project.ROOT}".encode()).hexdigest()
+    return f".cache/buildkit-riscv64/checkouts/{identity[:12]}"
 
 
 def resolve(name: str, boards: Mapping[str, str]) -> Destination:
@@ -95,9 +117,9 @@ def resolve(name: str, boards: Mapping[str, str]) -> Destination:
         return Destination(boards[name])
     if machines.exists(name):
         machine = machines.find(name)
-        if machine.pid is None:
+        if not machine.answered:
             say(f"starting machine {name}")
-        machines.start(machine)
+            machines.start(machine)
         return machine.destination
     if not name or name.startswith("-") or any(c.isspace() for c in name):
         raise UsageError(f"{name!r} is not a machine", "see `invoke machine.list`")
@@ -112,15 +134,32 @@ def look(destination: Destination) -> There:
     Raises:
         MachineError: it cannot be reached, or is no Linux that we know.
     """
-    script = 'uname -m; printf "%s\\n" "$HOME"; id -u; for t; do command -v "$t" >/dev/null || echo "$t"; done'
-    told = destination.read(["sh", "-c", script, "sh", *ESSENTIAL]).splitlines()
+    told = destination.read(["sh", "-c", _LOOK, "sh", _folder(), *ESSENTIAL]).splitlines()
     if len(told) < 3 or not (told[1].startswith("/") and told[2].isdecimal()):
         raise MachineError(
             f"{destination.name} answers something else than a shell would",
             "check what its login shell prints: `ssh HOST true` must print nothing",
         )
-    arch = Architecture.from_uname(told[0])
-    return There(destination, arch, told[1], tuple(told[3:]), told[2] == "0")
+    return There(
+        destination, Architecture.from_uname(told[0]), home=told[1], root=told[2] == "0",
+        missing=tuple(tool for tool in ESSENTIAL if tool in told[3:]), made=_digests(told[3:]),
+    )  # fmt: skip
+
+
+def made(there: There) -> dict[str, str]:
+    """What our checkout there holds that may come back.
+
+    Returns:
+        Digests by path: each target's SHA256SUMS in `dist/`, and each file in :data:`RESULTS`.
+    """
+    return _digests(
+        there.destination.read(["sh", "-c", _MADE, "sh", there.folder]).splitlines()
+    )
+
+
+def _digests(lines: Sequence[str]) -> dict[str, str]:
+    """What sha256sum prints, by path."""
+    return {path: digest for digest, found, path in (x.partition("  ") for x in lines) if found}
 
 
 def _install_essential(there: There, *, yes: bool) -> None:
@@ -149,14 +188,12 @@ def push(there: There) -> None:
     Raises:
         MachineError: the connection was lost, or there is no space.
     """
-    folder = there.folder
-    there.destination.read(["mkdir", "-p", folder])
     there.destination.rsync(
         # After: what is ignored is what our .gitignore says, and it has to be there for that.
-        "--archive", "--delete-after", "--compress", "--no-owner", "--no-group",
+        "--archive", "--mkpath", "--delete-after", "--compress", "--no-owner", "--no-group",
         "--exclude=/.git/config", "--exclude=/.git/hooks", "--exclude=/.git/logs",
         "--exclude=/dist", *_tracked_though_ignored(), "--filter=:- .gitignore",
-        f"{project.ROOT}/", f":{folder}/",
+        f"{project.ROOT}/", f":{there.folder}/",
     )  # fmt: skip
 
 
@@ -220,7 +257,7 @@ def execute(there: There, command: Sequence[str], *, yes: bool) -> int:
         "sh", "-c", _RUNNER, "sh", there.folder, *command,
     ]  # fmt: skip
     code = process.attached(there.destination.command(remote))
-    if code == SSH_FAILED:
+    if code == SSH_FAILED and not there.destination.alive():
         raise there.destination.lost("it was closed while the command ran")
     return code
 
@@ -230,7 +267,7 @@ def pull(there: There, before: Mapping[str, str]) -> list[Path]:
 
     Args:
         there: the far side.
-        before: :func:`sums` of before the command.
+        before: :func:`made` of before the command.
 
     Returns:
         The folders that are new here.
@@ -240,32 +277,31 @@ def pull(there: There, before: Mapping[str, str]) -> list[Path]:
         CheckError: what arrived is not what was sent.
     """
     brought = []
-    for name, digest in sums(there).items():
-        target = Target.parse(name)
-        here = dist.folder(target) / dist.SUMS
-        known = here.is_file() and dist.sha256(here) == digest
-        if known or (before.get(name) == digest and here.is_file()):
+    results = False
+    for path, digest in made(there).items():
+        here = project.ROOT / path
+        if here.is_file() and (before.get(path) == digest or dist.sha256(here) == digest):
             continue
+        if here.name != dist.SUMS:
+            results = True
+            continue
+        target = Target.parse(here.parent.name)
         with dist.lock(target), dist.staging(target) as stage:
             there.destination.rsync(
-                "--archive",
-                "--no-owner",
-                "--no-group",
-                f":{there.folder}/dist/{name}/",
-                f"{stage}/",
-            )
+                "--archive", "--no-owner", "--no-group",
+                f":{there.folder}/dist/{target.name}/", f"{stage}/",
+            )  # fmt: skip
             if damaged := _damaged(stage, digest):
                 raise CheckError(
-                    f"{name}/{damaged} is not what {there.destination.name} made",
+                    f"{target.name}/{damaged} is not what {there.destination.name} made",
                     "run it again: the transfer was damaged, or the files there are",
                 )
             brought.append(dist.publish(stage, target, machine=there.arch).path)
-    for folder in RESULTS:
-        if (project.ROOT / folder).is_dir():
-            there.destination.rsync(
-                "--archive", "--no-owner", "--no-group", "--update",
-                f":{there.folder}/{folder}/", f"{project.ROOT / folder}/",
-            )  # fmt: skip
+    if results:
+        there.destination.rsync(
+            "--archive", "--no-owner", "--no-group", "--update",
+            f":{there.folder}/{RESULTS}/", f"{project.ROOT / RESULTS}/",
+        )  # fmt: skip
     return brought
 
 
@@ -281,14 +317,6 @@ def _damaged(stage: Path, digest: str) -> str:
     except (OSError, ValueError):
         return dist.SUMS
     return ""
-
-
-def sums(there: There) -> dict[str, str]:
-    """The digest of each target's SHA256SUMS in the far side's `dist/`."""
-    script = 'cd "$1/dist" 2>/dev/null || exit 0; for f in linux-*/SHA256SUMS; do [ ! -f "$f" ] || sha256sum "$f"; done'
-    told = there.destination.read(["sh", "-c", script, "sh", there.folder])
-    pairs = (line.split("  ", 1) for line in told.splitlines())
-    return {name.split("/")[0]: digest for digest, name in pairs}
 
 
 def on(
@@ -318,44 +346,50 @@ def on(
     """
     command = words(arguments, tasks)
     destination = resolve(name, boards)
-    with destination.connected() as shared:
-        there = look(shared)
-        if there.arch is not Architecture.RISCV64:
-            say(f"{name} is {there.arch}, not riscv64")
-            if not any_arch:
-                raise NotNativeError(
-                    f"{name} is {there.arch}: what it compiles is not for RISC-V",
-                    "give --any-arch if that is what you want",
-                )
-        if there.missing:
-            _install_essential(there, yes=yes)
-        push(there)
-        # What a build finds up to date there is what was asked for here.
-        before = {} if "build-binaries" in command else sums(there)
-        say(f"on {name} ({there.arch}): {process.show(command)}")
-        try:
-            code = execute(there, command, yes=yes)
-        except MachineError as error:
-            raise _explain(name, error) from error
-        for path in pull(there, before):
-            manifest = dist.load(path).manifest
-            say(
-                f"brought back {dist.shown(path)}/ ({manifest['host']['execution']}), checksums good"
+    try:
+        with destination.connected() as shared:
+            return _run_on(shared, name, command, any_arch=any_arch, yes=yes)
+    except ConnectionLostError as error:
+        raise _explain(name, error) from error
+
+
+def _run_on(
+    destination: Destination, name: str, command: Sequence[str], *, any_arch: bool, yes: bool
+) -> int:
+    there = look(destination)
+    if there.arch is not Architecture.RISCV64:
+        say(f"{name} is {there.arch}, not riscv64")
+        if not any_arch:
+            raise NotNativeError(
+                f"{name} is {there.arch}: what it compiles is not for RISC-V",
+                "give --any-arch if that is what you want",
             )
+    if there.missing:
+        _install_essential(there, yes=yes)
+    push(there)
+    # What a build finds up to date there is what was asked for here.
+    before = {} if "build-binaries" in command else there.made
+    say(f"on {name} ({there.arch}): {process.show(command)}")
+    code = execute(there, command, yes=yes)
+    for path in pull(there, before):
+        execution = dist.load(path).manifest["host"]["execution"]
+        say(f"brought back {dist.shown(path)}/ ({execution}), checksums good")
     return code
 
 
 def _explain(name: str, error: MachineError) -> Failure:
-    """Why a connection was lost, where the machine is ours to look at."""
+    """Why there is no connection, where the machine is ours to look at."""
     if not machines.exists(name):
         return error
     machine = machines.find(name)
+    # The next run waits until it answers again.
+    machine.answered_file.unlink(missing_ok=True)
     if machine.pid is None:
         return MachineError(
-            f"machine {name} is gone: qemu ended while the command ran",
+            f"machine {name} is gone: qemu ended while it was used",
             f"invoke machine.start --name {name}, and run it again: it goes on where it was",
         )
     return MachineError(
-        f"the connection to machine {name} was lost while the command ran: it may have restarted",
+        f"the connection to machine {name} was lost: it may have restarted",
         f"see `invoke machine.logs --name {name}`, and run it again: it goes on where it was",
     )

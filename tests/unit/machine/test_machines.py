@@ -151,19 +151,13 @@ def running() -> Iterator[Callable[[str], int]]:
 def test_the_pid_of_a_running_machine(machine: Machine, running: Callable[[str], int]) -> None:
     assert machine.pid is None
     assert machine.uptime == 0
-    pid = running(f"guest=one,process=bk-{ID[:12]}")
+    pid = running(str(machine.path / "qemu.pid"))
     (machine.path / "qemu.pid").write_text(f"{pid}\n")
     assert machine.pid == pid
     assert machine.uptime >= 0
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        "guest=one", f"guest=two,process=bk-{ID[:12]}", "guest=one,process=bk-other",
-        f"guest=one,process=bk-{ID[:12]}x", "",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("word", ["guest=one", "qemu.pid", "/other/qemu.pid", ""])
 def test_the_pid_of_another_process_is_not_believed(machine: Machine, running: Callable[[str], int], word: str) -> None:  # fmt: skip
     (machine.path / "qemu.pid").write_text(str(running(word)))
     assert machine.pid is None
@@ -176,9 +170,21 @@ def test_a_stale_pid_file_is_not_believed(machine: Machine, content: str) -> Non
     assert machine.pid is None
 
 
-def test_the_process_name_fits_the_kernel(machine: Machine) -> None:
-    assert machine.process_name == "bk-0123456789ab"
-    assert len(machine.process_name) <= 15
+def test_it_is_found_whatever_its_configuration_is(machine: Machine, running: Callable[[str], int]) -> None:  # fmt: skip
+    (machine.path / "machine.json").write_text("damaged")
+    pid = running(str(machine.path / "qemu.pid"))
+    (machine.path / "qemu.pid").write_text(f"{pid}\n")
+    assert machine.pid == pid
+
+
+def test_whether_this_qemu_has_answered(machine: Machine, running: Callable[[str], int]) -> None:
+    assert not machine.answered
+    pid = running(str(machine.path / "qemu.pid"))
+    (machine.path / "qemu.pid").write_text(f"{pid}\n")
+    assert not machine.answered
+    for content, answered in ((f"{pid}\n", True), (f"{pid + 1}\n", False), ("x", False)):
+        machine.answered_file.write_text(content)
+        assert machine.answered is answered
 
 
 def test_last_words(machine: Machine) -> None:
@@ -200,7 +206,7 @@ def test_its_disk(machine: Machine) -> None:
 
 def test_the_qemu_command(machine: Machine, base: Base) -> None:
     assert machines.qemu(machine, base, 2222) == [
-        "qemu-system-riscv64", "-name", "guest=one,process=bk-0123456789ab",
+        "qemu-system-riscv64", "-name", "guest=one",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "virt", "-cpu", "rv64",
         "-accel", "tcg,thread=multi,tb-size=1024",
@@ -213,7 +219,7 @@ def test_the_qemu_command(machine: Machine, base: Base) -> None:
         "-netdev", "user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:2222-:22",
         "-device", "virtio-net-pci,netdev=net,romfile=",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-        "-serial", "file:console.log", "-pidfile", "qemu.pid", "-daemonize",
+        "-serial", "file:console.log", "-pidfile", str(machine.path / "qemu.pid"), "-daemonize",
     ]  # fmt: skip
 
 

@@ -29,7 +29,13 @@ from .conftest import MachineCommands
 
 TASKS = ["build-binaries", "doctor", "machine.list", "source.show"]
 BOARD = Destination("me@board")
-THERE = There(BOARD, Architecture.RISCV64, "/home/me", (), root=False)
+
+
+def there(arch: Architecture = Architecture.RISCV64, home: str = "/home/me", *missing: str, root: bool = False) -> There:  # fmt: skip
+    return There(BOARD, arch, home, root=root, missing=missing, made={})
+
+
+THERE = there()
 
 # What is run.
 
@@ -73,6 +79,12 @@ def test_a_board_comes_first(machine: Machine, started: list[str]) -> None:
     assert started == []
 
 
+def test_a_machine_that_has_answered_is_not_asked_again(machine: Machine, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(Machine, "answered", True)
+    assert remote.resolve("one", {}) == machine.destination
+    assert started == []
+
+
 def test_then_a_machine(machine: Machine, started: list[str], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert remote.resolve("one", {"two": "x"}) == machine.destination
     assert started == ["one"]
@@ -109,7 +121,7 @@ def test_looking(commands: MachineCommands) -> None:
     assert remote.look(BOARD) == THERE
     (call,) = commands.calls
     assert call.args[:4] == ["ssh", "-T", "me@board", "--"]
-    assert call.args[4].endswith(" sh git python3 rsync")
+    assert call.args[4].endswith(f" sh {remote._folder()} git python3 rsync")
 
 
 def test_looking_really(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -124,17 +136,18 @@ def test_looking_really(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
             words, env={"PATH": str(tmp_path), "HOME": "/a b"}, check=True, capture_output=True, text=True
         ).stdout,
     )  # fmt: skip
-    there = remote.look(BOARD)
-    assert there.arch is Architecture.here()
-    assert there.home == "/a b"
-    assert there.missing == ("python3", "rsync")
-    assert there.root is (os.getuid() == 0)
+    seen = remote.look(BOARD)
+    assert seen.arch is Architecture.here()
+    assert seen.home == "/a b"
+    assert seen.missing == ("python3", "rsync")
+    assert seen.root is (os.getuid() == 0)
+    assert seen.made == {}
 
 
 def test_root_without_anything(commands: MachineCommands) -> None:
     commands.answer("ssh", stdout="x86_64\n/root\n0\ngit\nrsync\n")
-    there = remote.look(BOARD)
-    assert (there.arch, there.root, there.missing) == (Architecture.AMD64, True, ("git", "rsync"))
+    seen = remote.look(BOARD)
+    assert (seen.arch, seen.root, seen.missing) == (Architecture.AMD64, True, ("git", "rsync"))
 
 
 @pytest.mark.parametrize(
@@ -175,8 +188,7 @@ def test_each_checkout_has_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("root", "sudo"), [(True, []), (False, ["sudo", "-n"])])
 def test_installing_what_it_lacks(commands: MachineCommands, root: bool, sudo: list[str]) -> None:
-    there = There(BOARD, Architecture.RISCV64, "/h", ("git", "rsync"), root)
-    remote._install_essential(there, yes=True)
+    remote._install_essential(there(Architecture.RISCV64, "/h", "git", "rsync", root=root), yes=True)
     assert [call.verb for call in commands.calls] == ["run", "run"]
     prefix = " ".join([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
     assert [args[-1] for args in commands.args] == [
@@ -186,9 +198,9 @@ def test_installing_what_it_lacks(commands: MachineCommands, root: bool, sudo: l
 
 def test_nothing_is_installed_unasked(commands: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(remote, "confirm", lambda _question, yes: yes)
-    there = There(BOARD, Architecture.RISCV64, "/h", ("rsync",), root=True)
+    lacking = there(Architecture.RISCV64, "/h", "rsync", root=True)
     with pytest.raises(MissingRequirementError, match="me@board lacks rsync") as caught:
-        remote._install_essential(there, yes=False)
+        remote._install_essential(lacking, yes=False)
     assert caught.value.hint == "apt-get install rsync there"
     assert commands.calls == []
 
@@ -198,8 +210,7 @@ def test_nothing_is_installed_unasked(commands: MachineCommands, monkeypatch: py
 
 def test_pushing(commands: MachineCommands, checkout: Path) -> None:
     remote.push(THERE)
-    mkdir, rsync = commands.calls
-    assert mkdir.args[-1] == f"mkdir -p {THERE.folder}"
+    (rsync,) = commands.calls
     assert rsync.args[:2] == ["rsync", "--rsh=ssh"]
     assert {"--archive", "--delete-after", "--exclude=/dist", "--filter=:- .gitignore"} <= set(
         rsync.args
@@ -214,7 +225,7 @@ def test_pushing_what_git_tracks_though_it_ignores_it(commands: MachineCommands,
     (checkout / ".git").mkdir()
     commands.answer("git", stdout="a/b.x/c[1]*\0")
     remote.push(THERE)
-    assert commands.args[1] == [
+    assert commands.args[0] == [
         "git", "-C", str(checkout), "ls-files", "-z", "--cached", "--ignored", "--exclude-standard",
     ]  # fmt: skip
     rules = [a for a in commands.last.args if a.startswith(("--include", "--filter"))]
@@ -238,34 +249,65 @@ def test_executing(commands: MachineCommands, monkeypatch: pytest.MonkeyPatch, y
 
 
 def test_a_lost_connection_is_no_exit_code(commands: MachineCommands) -> None:
-    commands.answer("ssh", code=255)
+    commands.answer("ssh", code=255)  # `ssh -O check` too
     with pytest.raises(MachineError, match="no connection to me@board: it was closed while"):
         remote.execute(THERE, ["true"], yes=False)
 
 
-def test_sums(commands: MachineCommands) -> None:
-    commands.answer("ssh", stdout="ab12  linux-riscv64/SHA256SUMS\ncd34  linux-riscv64-rva22u64/SHA256SUMS\n")  # fmt: skip
-    assert remote.sums(THERE) == {"linux-riscv64": "ab12", "linux-riscv64-rva22u64": "cd34"}
+def test_a_command_may_exit_as_ssh_does(commands: MachineCommands) -> None:
+    commands.answer("ssh", "-T", code=255)
+    commands.answer("ssh", "-O", code=0)
+    assert remote.execute(THERE, ["false"], yes=False) == 255
+
+
+MADE = {
+    "dist/linux-riscv64/SHA256SUMS": "ab12",
+    "dist/linux-riscv64-rva22u64/SHA256SUMS": "cd34",
+    "benchmarks/results/a b.json": "ef56",
+}
+TOLD = "".join(f"{digest}  {path}\n" for path, digest in MADE.items())
+
+
+def test_made(commands: MachineCommands) -> None:
+    commands.answer("ssh", stdout=TOLD)
+    assert remote.made(THERE) == MADE
     assert commands.last.args[-1].endswith(f" sh {THERE.folder}")
 
 
-def test_sums_really(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_looking_tells_what_was_made(commands: MachineCommands) -> None:
+    commands.answer("ssh", stdout=f"riscv64\n/home/me\n1000\n{TOLD}rsync\n")
+    seen = remote.look(BOARD)
+    assert (seen.made, seen.missing) == (MADE, ("rsync",))
+
+
+def test_made_really(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The question, asked of a shell here."""
     monkeypatch.setattr(
         Destination, "read",
-        lambda _self, words: subprocess.run(words, check=True, capture_output=True, text=True).stdout,
+        lambda _self, words: subprocess.run(
+            words, env={**os.environ, "HOME": str(tmp_path / "a b")}, check=True, capture_output=True, text=True
+        ).stdout,
     )  # fmt: skip
-    there = There(BOARD, Architecture.RISCV64, str(tmp_path / "a b"), (), root=False)
-    assert remote.sums(there) == {}
-    folder = Path(there.folder) / "dist"
+    far = there(home=str(tmp_path / "a b"))
+    assert remote.made(far) == {}
+    folder = Path(far.folder) / "dist"
     folder.mkdir(parents=True)
-    assert remote.sums(there) == {}
+    assert remote.made(far) == {}
     (folder / "linux-riscv64").mkdir()
     (folder / ".linux-riscv64.staging").mkdir()
     (folder / "linux-amd64").mkdir()
     listed = folder / "linux-riscv64" / dist.SUMS
     listed.write_text("x\n")
-    assert remote.sums(there) == {"linux-riscv64": dist.sha256(listed)}
+    result = Path(far.folder) / remote.RESULTS / "one.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    (result.parent / "folder").mkdir()
+    expected = {
+        "dist/linux-riscv64/SHA256SUMS": dist.sha256(listed),
+        "benchmarks/results/one.json": dist.sha256(result),
+    }
+    assert remote.made(far) == expected
+    assert remote.look(BOARD).made == expected
 
 
 @pytest.fixture
@@ -274,8 +316,10 @@ def far(pristine: Path, tmp_path: Path, checkout: Path, monkeypatch: pytest.Monk
     on("x86_64")
     folder = Path(shutil.copytree(pristine, tmp_path / "far" / "linux-riscv64"))
     monkeypatch.setattr(
-        remote, "sums",
-        lambda _there: {"linux-riscv64": dist.sha256(folder / dist.SUMS)} if folder.exists() else {},
+        remote, "made",
+        lambda _there: (
+            {"dist/linux-riscv64/SHA256SUMS": dist.sha256(folder / dist.SUMS)} if folder.exists() else {}
+        ),
     )  # fmt: skip
 
     def rsync(_self: Destination, *args: str) -> None:
@@ -301,7 +345,7 @@ def test_what_was_made_there_comes_back(far: Path) -> None:
 
 
 def test_what_was_there_before_comes_too_when_it_is_not_here(far: Path) -> None:
-    before = remote.sums(THERE)
+    before = remote.made(THERE)
     assert remote.pull(THERE, before) == [project.DIST / "linux-riscv64"]
 
 
@@ -365,6 +409,43 @@ def test_sums_that_are_none(far: Path, content: str) -> None:
     assert not (project.DIST / "linux-riscv64").exists()
 
 
+@pytest.fixture
+def results(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], list[tuple[str, ...]]]:  # fmt: skip
+    """What the far side says that it has, and the transfers."""
+    told: dict[str, str] = {}
+    transfers: list[tuple[str, ...]] = []
+    (checkout / remote.RESULTS).mkdir(parents=True)
+    (checkout / remote.RESULTS / "known.json").write_text("{}")
+    monkeypatch.setattr(remote, "made", lambda _there: told)
+    monkeypatch.setattr(Destination, "rsync", lambda _self, *args: transfers.append(args))
+    return told, transfers
+
+
+def test_results_come_back_when_they_are_new(results: tuple[dict[str, str], list[tuple[str, ...]]]) -> None:  # fmt: skip
+    told, transfers = results
+    known = f"{remote.RESULTS}/known.json"
+    told[known] = dist.sha256(project.ROOT / known)
+    assert remote.pull(THERE, {}) == []
+    assert transfers == []
+    told[known] = "other"
+    assert remote.pull(THERE, {known: "other"}) == []
+    assert transfers == []
+    assert remote.pull(THERE, {}) == []
+    ((*options, source, target),) = transfers
+    assert "--update" in options
+    assert source == f":{THERE.folder}/{remote.RESULTS}/"
+    assert target == f"{project.ROOT / remote.RESULTS}/"
+
+
+@pytest.mark.parametrize("path", ["dist/../../x/SHA256SUMS", "SHA256SUMS", "/etc/SHA256SUMS"])
+def test_a_far_side_that_tells_of_other_folders(results: tuple[dict[str, str], list[tuple[str, ...]]], path: str) -> None:  # fmt: skip
+    told, transfers = results
+    told[path] = "ab12"
+    with pytest.raises(UsageError):
+        remote.pull(THERE, {})
+    assert transfers == []
+
+
 def test_a_lost_connection_publishes_nothing(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(_self: Destination, *args: str) -> None:
         (Path(args[-1]) / "half").write_text("half")
@@ -377,9 +458,8 @@ def test_a_lost_connection_publishes_nothing(far: Path, monkeypatch: pytest.Monk
 
 
 def test_what_was_not_compiled_there_is_no_artifact(far: Path) -> None:
-    there = There(BOARD, Architecture.AMD64, "/home/me", (), root=False)
     with pytest.raises(NotNativeError, match="compiled on amd64"):
-        remote.pull(there, {})
+        remote.pull(there(Architecture.AMD64), {})
     assert not (project.DIST / "linux-riscv64").exists()
 
 
@@ -401,7 +481,7 @@ def whole(commands: MachineCommands, checkout: Path, monkeypatch: pytest.MonkeyP
 
     def board(uname: str) -> None:
         commands.answer("ssh", "-T", stdout=f"{uname}\n/home/me\n1000\n")
-        monkeypatch.setattr(remote, "sums", lambda _there: {})
+        monkeypatch.setattr(remote, "made", lambda _there: {})
 
     return board
 
@@ -413,7 +493,7 @@ def run_on(*arguments: str, any_arch: bool = False) -> int:
 def test_on(whole: Callable[[str], None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     whole("riscv64")
     assert run_on("doctor") == 0
-    assert [call.verb for call in commands.calls] == ["probe", "probe", "run", "attached"]
+    assert [call.verb for call in commands.calls] == ["probe", "run", "attached"]
     assert capsys.readouterr().err == "on me@board (riscv64): ./invoke doctor\n"
 
 
@@ -437,21 +517,23 @@ def test_nothing_is_contacted_for_nothing(commands: MachineCommands) -> None:
 
 def test_why_a_connection_was_lost(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = BOARD.lost("")
+    machine.answered_file.write_text("7")
     assert remote._explain("me@board", lost) is lost
     gone = remote._explain("one", lost)
     assert (gone.exit_code, gone.brief) == (
-        13, "machine one is gone: qemu ended while the command ran",
+        13, "machine one is gone: qemu ended while it was used",
     )  # fmt: skip
     assert gone.hint.startswith("invoke machine.start --name one")
     monkeypatch.setattr(Machine, "pid", 7)
     restarted = remote._explain("one", lost)
     assert "it may have restarted" in restarted.brief
+    assert not machine.answered_file.exists()
     assert "machine.logs --name one" in restarted.hint
 
 
 def test_a_lost_connection_is_explained(whole: Callable[[str], None], commands: MachineCommands) -> None:  # fmt: skip
     whole("riscv64")
-    commands.answer("ssh", "-T", code=0, stdout="riscv64\n/home/me\n1000\n")
+    commands.answer("ssh", "-O", code=255)
     attached = commands.attached
     commands.attached = lambda args, **options: attached(args, **options) or 255  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
