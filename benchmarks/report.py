@@ -24,40 +24,49 @@ nothing about hardware.
 """
 
 
+def _median(samples: list[dict[str, Any]]) -> float:
+    return float(median(sample["seconds"] for sample in samples))
+
+
 def _times(samples: list[dict[str, Any]]) -> str:
     seconds = [sample["seconds"] for sample in samples]
-    return f"{median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+    times = f"{median(seconds):.2f} s"
+    return f"{times} ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else times
 
 
 def _row(case: dict[str, Any]) -> str:
-    (_, baseline), (_, ours) = case["samples"].items()
-    ratio = median(s["seconds"] for s in ours) / median(s["seconds"] for s in baseline)
+    ours = case["samples"]["ours"]
+    others = [(way, samples) for way, samples in case["samples"].items() if way != "ours"]
+    against = ", ".join(f"{way} {_times(samples)}" for way, samples in others)
+    ratio = ", ".join(f"{_median(ours) / _median(samples):.2f}" for _, samples in others)
     limits = []
     if case["limit"]:
         limits.append(f"{case['limit']:.2f} times")
+    if case.get("limit_more"):
+        limits.append(f"{case['limit_more']:g} s more")
     if case["limit_seconds"]:
         limits.append(f"{case['limit_seconds']:g} s")
+    memory = ""
     if case["limit_bytes"]:
         limits.append(size(case["limit_bytes"]))
-    peak = max(s["peak_bytes"] for s in ours)
+        memory = size(max(s["peak_bytes"] for s in ours))
     return (
-        f"| {case['name']}: {case['description']} | {_times(baseline)} | {_times(ours)} |"
-        f" {ratio:.2f} | {size(peak)} | {', '.join(limits) or 'no limit'} |"
+        f"| {case['name']}: {case['description']} | {against} | {_times(ours)} |"
+        f" {ratio} | {memory} | {', '.join(limits)} |"
     )
 
 
 def section(result: dict[str, Any]) -> str:
     """The table of one result."""
     host = result["host"]
-    first = result["cases"][0]["samples"]
-    baseline, ours = first
+    execution = result["execution"]
     lines = [
-        f"## {result['name']}: {host['execution']}, linux/{host['arch']}",
+        f"## {result['name']}: {execution}",
         "",
-        f"{result['date']}, {host['cpus']} x {host['cpu']}, {size(host['memory_bytes'])},"
-        f" {host['distribution']}, {host['kernel']}.",
+        f"{result['date']}, on {host['cpus']} x {host['cpu']}, linux/{host['arch']},"
+        f" {size(host['memory_bytes'])}, {host['distribution']}, {host['kernel']}.",
         "",
-        f"| case | {baseline} | {ours} | ratio | our memory | at most |",
+        "| case | against | ours | ratio | our memory | at most |",
         "| --- | --- | --- | --- | --- | --- |",
         *(_row(case) for case in result["cases"]),
     ]

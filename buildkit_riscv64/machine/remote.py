@@ -7,6 +7,7 @@ it ends when the far end of its standard input closes, however that happens.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -41,22 +42,32 @@ _MADE = f"""\
 {{ cd "$1" && sha256sum -- dist/linux-*/{dist.SUMS} {RESULTS}/*; }} 2>/dev/null || :
 """
 
+#: Of git's own files, what does not travel: it may hold credentials, or is nobody else's.
+_PRIVATE = ("config", "hooks", "logs")
+
 # Runs there; its arguments are the folder in the home, and the commands that there must be.
 _LOOK = f"""\
 uname -m; printf "%s\\n" "$HOME"; id -u
 set -- "$HOME/$@"
-{_MADE}shift
+{_MADE}
+# Where somebody has worked with git there since, what was sent says nothing.
+if cd "$1/.git" 2>/dev/null && [ -f sent ]; then
+    [ "$(find HEAD index refs packed-refs -newer sent 2>/dev/null)" ] || cat sent
+fi
+shift
 for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
 """
 
-# Runs there; its arguments are the folder and the command. The command gets a
-# session of its own and no input. `cat` ends when our end of the connection's
-# input does; the session is then asked to end and, ten seconds later, told to.
-# What the command leaves behind ends with it, as it does here (process.py).
+# Runs there; its arguments are the folder, the state of git's files that were
+# sent, and the command. The command gets a session of its own and no input.
+# `cat` ends when our end of the connection's input does; the session is then
+# asked to end and, ten seconds later, told to. What the command leaves behind
+# ends with it, as it does here (process.py).
 # `kill -TERM -- -1234` is none of dash's.
 _RUNNER = """\
 cd -- "$1" || exit 254
-shift
+[ ! -d .git ] || echo "$2" >.git/sent
+shift 2
 exec 3<&0 </dev/null
 setsid "$@" 3<&- &
 child=$!
@@ -81,6 +92,7 @@ class There:
         root: its user is root.
         missing: commands of :data:`ESSENTIAL` that it lacks.
         made: what our checkout there holds of results, see :func:`made`.
+        git: what :func:`_git_state` was for git's files there; empty when it is not known.
     """
 
     destination: Destination
@@ -89,6 +101,7 @@ class There:
     root: bool
     missing: tuple[str, ...]
     made: Mapping[str, str]
+    git: str = ""
 
     @property
     def folder(self) -> str:
@@ -135,6 +148,7 @@ def look(destination: Destination) -> There:
         MachineError: it cannot be reached, or is no Linux that we know.
     """
     told = destination.read(["sh", "-c", _LOOK, "sh", _folder(), *ESSENTIAL]).splitlines()
+    state = next((line for line in told[3:] if line.startswith("git:")), "")
     if len(told) < 3 or not (told[1].startswith("/") and told[2].isdecimal()):
         raise MachineError(
             f"{destination.name} answers something else than a shell would",
@@ -143,6 +157,7 @@ def look(destination: Destination) -> There:
     return There(
         destination, Architecture.from_uname(told[0]), home=told[1], root=told[2] == "0",
         missing=tuple(tool for tool in ESSENTIAL if tool in told[3:]), made=_digests(told[3:]),
+        git=state,
     )  # fmt: skip
 
 
@@ -152,9 +167,7 @@ def made(there: There) -> dict[str, str]:
     Returns:
         Digests by path: each target's SHA256SUMS in `dist/`, and each file in :data:`RESULTS`.
     """
-    return _digests(
-        there.destination.read(["sh", "-c", _MADE, "sh", there.folder]).splitlines()
-    )
+    return _digests(there.destination.read(["sh", "-c", _MADE, "sh", there.folder]).splitlines())
 
 
 def _digests(lines: Sequence[str]) -> dict[str, str]:
@@ -178,23 +191,43 @@ def _install_essential(there: There, *, yes: bool) -> None:
         )  # fmt: skip
 
 
-def push(there: There) -> None:
+def push(there: There) -> str:
     """Make the far side's checkout what ours is: tracked and new files, and nothing else.
 
     What git ignores neither travels nor is deleted there, so its `dist/`, its
-    environment and its caches stay. Of git's own files all travel but its
-    configuration and hooks, which may hold credentials.
+    environment and its caches stay. Git's own files travel when they have changed,
+    but for its configuration and hooks.
+
+    Returns:
+        The state of git's files that are there now, for :func:`execute`.
 
     Raises:
         MachineError: the connection was lost, or there is no space.
     """
+    private = [f"--exclude=/.git/{name}" for name in _PRIVATE]
+    state = _git_state()
+    if there.git == state:
+        # Its objects are many small files, and looking at each takes longer than the rest.
+        private = ["--exclude=/.git"]
     there.destination.rsync(
         # After: what is ignored is what our .gitignore says, and it has to be there for that.
         "--archive", "--mkpath", "--delete-after", "--compress", "--no-owner", "--no-group",
-        "--exclude=/.git/config", "--exclude=/.git/hooks", "--exclude=/.git/logs",
-        "--exclude=/dist", *_tracked_though_ignored(), "--filter=:- .gitignore",
+        *private, "--exclude=/dist", *_tracked_though_ignored(), "--filter=:- .gitignore",
         f"{project.ROOT}/", f":{there.folder}/",
     )  # fmt: skip
+    return state
+
+
+def _git_state() -> str:
+    """What changes whenever one of git's files that travel does."""
+    git = project.ROOT / ".git"
+    known = hashlib.sha256()
+    for path in sorted(git.rglob("*")):
+        if path.relative_to(git).parts[0] not in _PRIVATE:
+            with contextlib.suppress(FileNotFoundError):
+                seen = path.lstat()
+                known.update(f"{path} {seen.st_mtime_ns} {seen.st_size}\n".encode())
+    return f"git:{known.hexdigest()}"
 
 
 def _tracked_though_ignored() -> list[str]:
@@ -239,8 +272,14 @@ def words(arguments: Sequence[str], tasks: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def execute(there: There, command: Sequence[str], *, yes: bool) -> int:
+def execute(there: There, command: Sequence[str], state: str, *, yes: bool) -> int:
     """Run a command in the far side's checkout, with its output streamed.
+
+    Args:
+        there: the far side.
+        command: its words.
+        state: what :func:`push` returned.
+        yes: nothing is asked there.
 
     Returns:
         Its exit code.
@@ -254,7 +293,7 @@ def execute(there: There, command: Sequence[str], *, yes: bool) -> int:
     # A terminal here is not one there, so that output and errors stay apart.
     remote = [
         "env", *(f"{key}={value}" for key, value in settings.items()),
-        "sh", "-c", _RUNNER, "sh", there.folder, *command,
+        "sh", "-c", _RUNNER, "sh", there.folder, state, *command,
     ]  # fmt: skip
     code = process.attached(there.destination.command(remote))
     if code == SSH_FAILED and not there.destination.alive():
@@ -366,11 +405,11 @@ def _run_on(
             )
     if there.missing:
         _install_essential(there, yes=yes)
-    push(there)
+    state = push(there)
     # What a build finds up to date there is what was asked for here.
     before = {} if "build-binaries" in command else there.made
     say(f"on {name} ({there.arch}): {process.show(command)}")
-    code = execute(there, command, yes=yes)
+    code = execute(there, command, state, yes=yes)
     for path in pull(there, before):
         execution = dist.load(path).manifest["host"]["execution"]
         say(f"brought back {dist.shown(path)}/ ({execution}), checksums good")

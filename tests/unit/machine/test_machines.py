@@ -212,8 +212,8 @@ def test_the_qemu_command(machine: Machine, base: Base) -> None:
         "-accel", "tcg,thread=multi,tb-size=1024",
         "-smp", "2", "-m", "8G",
         "-kernel", f"{base.path}/kernel", "-initrd", "initrd",
-        "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0 no4lvl"
-        f" net.ifnames=0 systemd.machine_id={ID}",
+        "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0"
+        f" net.ifnames=0 systemd.machine_id={ID} no4lvl",
         "-drive", "file=disk.qcow2,if=none,id=disk,format=qcow2,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
         "-netdev", "user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:2222-:22",

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,9 @@ def test_each_checkout_has_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("root", "sudo"), [(True, []), (False, ["sudo", "-n"])])
 def test_installing_what_it_lacks(commands: MachineCommands, root: bool, sudo: list[str]) -> None:
-    remote._install_essential(there(Architecture.RISCV64, "/h", "git", "rsync", root=root), yes=True)
+    remote._install_essential(
+        there(Architecture.RISCV64, "/h", "git", "rsync", root=root), yes=True
+    )
     assert [call.verb for call in commands.calls] == ["run", "run"]
     prefix = " ".join([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
     assert [args[-1] for args in commands.args] == [
@@ -221,6 +224,41 @@ def test_pushing(commands: MachineCommands, checkout: Path) -> None:
     assert "--delete-excluded" not in rsync.args
 
 
+def test_gits_files_are_sent_once(commands: MachineCommands, checkout: Path) -> None:
+    (checkout / ".git" / "objects" / "ab").mkdir(parents=True)
+    (checkout / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    state = remote.push(THERE)
+    assert "--exclude=/.git" not in commands.last.args
+    known = replace(THERE, git=state)
+    assert remote.push(known) == state
+    assert "--exclude=/.git" in commands.last.args
+    # What does not travel does not matter.
+    (checkout / ".git" / "config").write_text("x")
+    assert remote.push(known) == state
+    (checkout / ".git" / "objects" / "ab" / "cd").write_text("x")
+    assert remote.push(known) != state
+    assert "--exclude=/.git" not in commands.last.args
+
+
+def test_what_was_sent_is_known_until_git_is_used_there(runner: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+    far = there(home=str(tmp_path))
+    git = Path(far.folder) / ".git"
+    git.mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    os.utime(git / "HEAD", (1, 1))
+    monkeypatch.setattr(
+        Destination, "read",
+        lambda _self, words: subprocess.run(
+            words, env={**os.environ, "HOME": str(tmp_path)}, check=True, capture_output=True, text=True
+        ).stdout,
+    )  # fmt: skip
+    assert remote.look(BOARD).git == ""
+    assert outcome(runner("true", folder=Path(far.folder)))[0] == 0
+    assert remote.look(BOARD).git == "git:ab"
+    os.utime(git / "HEAD", (time.time() + 1, time.time() + 1))
+    assert remote.look(BOARD).git == ""
+
+
 def test_pushing_what_git_tracks_though_it_ignores_it(commands: MachineCommands, checkout: Path) -> None:  # fmt: skip
     (checkout / ".git").mkdir()
     commands.answer("git", stdout="a/b.x/c[1]*\0")
@@ -242,22 +280,33 @@ def test_executing(commands: MachineCommands, monkeypatch: pytest.MonkeyPatch, y
     if actions:
         monkeypatch.setenv("GITHUB_ACTIONS", actions)
     commands.answer("ssh", code=7)
-    assert remote.execute(THERE, ["echo", "a b"], yes=yes) == 7
+    assert remote.execute(THERE, ["echo", "a b"], "git:ab", yes=yes) == 7
     assert commands.last.verb == "attached"
-    words = ["env", *settings, "sh", "-c", remote._RUNNER, "sh", THERE.folder, "echo", "a b"]
+    words = [
+        "env",
+        *settings,
+        "sh",
+        "-c",
+        remote._RUNNER,
+        "sh",
+        THERE.folder,
+        "git:ab",
+        "echo",
+        "a b",
+    ]
     assert commands.last.args == BOARD.command(words)
 
 
 def test_a_lost_connection_is_no_exit_code(commands: MachineCommands) -> None:
     commands.answer("ssh", code=255)  # `ssh -O check` too
     with pytest.raises(MachineError, match="no connection to me@board: it was closed while"):
-        remote.execute(THERE, ["true"], yes=False)
+        remote.execute(THERE, ["true"], "", yes=False)
 
 
 def test_a_command_may_exit_as_ssh_does(commands: MachineCommands) -> None:
     commands.answer("ssh", "-T", code=255)
     commands.answer("ssh", "-O", code=0)
-    assert remote.execute(THERE, ["false"], yes=False) == 255
+    assert remote.execute(THERE, ["false"], "", yes=False) == 255
 
 
 MADE = {
@@ -580,6 +629,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
                     remote._RUNNER.replace("sleep 10;", "sleep 0.5;"),
                     "sh",
                     str(folder),
+                    "git:ab",
                     *command,
                 ],
                 stdin=subprocess.PIPE,

@@ -1,0 +1,197 @@
+"""An emulated machine: making it, reaching it, and compiling in it.
+
+Our settings are compared with qemu's own and with qemu-user over the same
+packages: `net/http` of Go's standard library and all that it imports.
+`--full` adds the real build, cold and warm: half an hour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.measure import Case, Sample, in_turns, keep, run
+from buildkit_riscv64 import arch, project
+from buildkit_riscv64.binaries import compile as compiler
+from buildkit_riscv64.machine import machines
+
+NAME = "benchmark"
+PACKAGES = "net/http"
+#: Debian's emulator for programs, as qemu-user-static has it on the host.
+USER_EMULATOR = f"qemu-{arch.Architecture.RISCV64.uname}-static"
+
+
+class Bench:
+    """Machines in a cache of their own."""
+
+    def __init__(self, folder: Path, ready: Path | None) -> None:
+        self.folder = folder
+        os.environ["XDG_CACHE_HOME"] = str(folder)
+        self.shape = machines.Shape.parse(0, "", "")
+        if ready:
+            bases = project.cache() / "bases"
+            bases.parent.mkdir(parents=True, exist_ok=True)
+            bases.symlink_to(ready / "bases")
+
+    def invoke(self, *args: str) -> Sample:
+        """One of our tasks."""
+        return run([sys.executable, "-m", "invoke", *args], project.ROOT, os.environ)
+
+    def create(self) -> Sample:
+        """A machine, from whatever there is."""
+        return self.invoke("machine.create", "--name", NAME, "--yes")
+
+    def forget(self) -> None:
+        """No machine."""
+        if machines.exists(NAME):
+            machines.destroy(machines.find(NAME))
+
+    def create_again(self) -> Sample:
+        """A machine, from the cached base."""
+        self.forget()
+        return self.create()
+
+    def start(self) -> Sample:
+        """From nothing running to an answer by ssh."""
+        machines.stop(machines.find(NAME))
+        return self.invoke("machine.start", "--name", NAME)
+
+    def on_true(self) -> Sample:
+        """Nothing, done there."""
+        return self.invoke("on", NAME, "--", "true")
+
+    def ssh_true(self) -> Sample:
+        """The same, by bare ssh."""
+        return run(machines.find(NAME).destination.command(["true"]), project.ROOT, os.environ)
+
+    def build(self) -> Sample:
+        """The real build."""
+        return self.invoke("on", NAME, "--", "build-binaries", "--yes", "--force")
+
+    @contextlib.contextmanager
+    def machine(self) -> Iterator[machines.Machine]:
+        """A new machine that runs."""
+        self.forget()
+        machine = machines.create(NAME, self.shape)
+        machines.start(machine)
+        try:
+            yield machine
+        finally:
+            machines.destroy(machine)
+
+    def compile_there(self, settings: Sequence[str] = ()) -> Sample:
+        """The packages, from an empty cache, in a new machine that has just started."""
+        with self.machine() as machine, machine.destination.connected() as shared:
+            words = ["env", "CGO_ENABLED=0", "GOCACHE=/root/empty", *settings]
+            # What a start leaves to do is not what is measured.
+            shared.read(["systemctl", "is-system-running", "--wait"], timeout=300)
+            return run(shared.command([*words, "go", "build", PACKAGES]), project.ROOT, os.environ)
+
+    def ours(self) -> Sample:
+        """With what we chose, of qemu's settings and of Go's."""
+        memory = machines.size_bytes(self.shape.memory, "memory")
+        relaxed = compiler.collector(memory, self.shape.cpus)
+        return self.compile_there([f"{key}={value}" for key, value in relaxed.items()])
+
+    def with_defaults(self) -> Sample:
+        """With what qemu and Go choose themselves."""
+        chosen = machines.ACCELERATOR, machines.KERNEL_OPTIONS
+        machines.ACCELERATOR, machines.KERNEL_OPTIONS = "tcg", ""
+        try:
+            return self.compile_there()
+        finally:
+            machines.ACCELERATOR, machines.KERNEL_OPTIONS = chosen
+
+    def fetch_go(self) -> Path:
+        """The machine's Go, with what it is linked to, for qemu-user."""
+        root = self.folder / "root"
+        root.mkdir()
+        with self.machine() as machine, machine.destination.connected() as shared:
+            goroot = Path(shared.read(["go", "env", "GOROOT"]).strip())
+            linked = shared.read(["sh", "-c", f"ldd {goroot}/bin/go || :"])
+            wanted = [str(goroot), *(word for word in linked.split() if word.startswith("/"))]
+            shared.rsync(
+                "--archive", "--copy-links", "--relative", *(f":{path}" for path in wanted), f"{root}/"
+            )  # fmt: skip
+        return root / goroot.relative_to("/")
+
+    def in_user_mode(self, goroot: Path) -> Callable[[], Sample]:
+        """By qemu-user, on the host."""
+
+        def compile_() -> Sample:
+            with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+                env = {
+                    "PATH": os.environ["PATH"], "HOME": cache, "GOROOT": str(goroot),
+                    "QEMU_LD_PREFIX": str(self.folder / "root"), "CGO_ENABLED": "0",
+                    "GOTOOLCHAIN": "local", "GOCACHE": f"{cache}/empty",
+                }  # fmt: skip
+                go = [USER_EMULATOR, str(goroot / "bin/go")]
+                return run([*go, "build", PACKAGES], goroot / "src", env)
+
+        return compile_
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Measure all cases; `--full` adds the real build; `--ready` takes the base that is there."""
+    ready = project.cache() if "--ready" in argv else None
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR") or "/var/tmp") as name:
+        bench = Bench(Path(name), ready)
+        try:
+            cases = list(_cases(bench, full="--full" in argv, cold=ready is None))
+        finally:
+            bench.forget()
+    print(f"wrote {keep('machine', cases, execution='qemu-system')}")
+    report.main()
+
+
+def _cases(bench: Bench, *, full: bool, cold: bool) -> Iterator[Case]:
+    if cold:
+        yield in_turns(
+            Case(name="create", description="from Debian's packages", limit_seconds=480),
+            1, {"ours": bench.create},
+        )  # fmt: skip
+    yield in_turns(
+        Case(name="create again", description="from the cached base", limit_seconds=5),
+        5, {"ours": bench.create_again},
+    )  # fmt: skip
+    yield in_turns(
+        Case(name="start", description="until it answers ssh", limit_seconds=60),
+        3, {"ours": bench.start},
+    )  # fmt: skip
+    time.sleep(20)
+    bench.on_true()
+    yield in_turns(
+        Case(name="round trip", description="`invoke on … -- true`", limit_more=1.5),
+        7, {"bare ssh": bench.ssh_true, "ours": bench.on_true},
+    )  # fmt: skip
+    if full:
+        yield in_turns(
+            Case(name="cold build", description="`build-binaries`, nothing there yet"),
+            1, {"ours": bench.build},
+        )  # fmt: skip
+        yield in_turns(
+            Case(name="warm build", description="`build-binaries --force`, full build cache"),
+            3, {"ours": bench.build},
+        )  # fmt: skip
+    yield in_turns(
+        Case(
+            name="settings",
+            description=f"compiling `{PACKAGES}`, against qemu's and Go's defaults",
+        ),
+        3, {"defaults": bench.with_defaults, "ours": bench.ours},
+    )  # fmt: skip
+    goroot = bench.fetch_go()
+    yield in_turns(
+        Case(name="qemu-user", description=f"compiling `{PACKAGES}`", limit=1 / 1.5),
+        2, {"qemu-user": bench.in_user_mode(goroot), "ours": bench.ours},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
