@@ -87,7 +87,7 @@ class Bench:
 
     def compile_there(self, settings: Sequence[str] = ()) -> Sample:
         """The packages, from an empty cache, in a new machine that has just started."""
-        with self.machine() as machine, machine.destination.connected() as shared:
+        with self.machine() as machine, machine.destination.connected() as (shared, _):
             words = ["env", "CGO_ENABLED=0", "GOCACHE=/root/empty", *settings]
             # What a start leaves to do is not what is measured.
             shared.read(["systemctl", "is-system-running", "--wait"], timeout=300)
@@ -112,7 +112,7 @@ class Bench:
         """The machine's Go, with what it is linked to, for qemu-user."""
         root = self.folder / "root"
         root.mkdir()
-        with self.machine() as machine, machine.destination.connected() as shared:
+        with self.machine() as machine, machine.destination.connected() as (shared, _):
             goroot = Path(shared.read(["go", "env", "GOROOT"]).strip())
             linked = shared.read(["sh", "-c", f"ldd {goroot}/bin/go || :"])
             wanted = [str(goroot), *(word for word in linked.split() if word.startswith("/"))]

@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from ..errors import ConnectionLostError, Failure, MachineError
 
 #: ssh's own exit code for "could not connect, or lost the connection".
 SSH_FAILED = 255
+
+# Ends what is said over there.
+_END = "--end--"
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,21 @@ class Destination:
         )
 
     @contextlib.contextmanager
-    def connected(self) -> Iterator[Destination]:
-        """The same destination with one connection that everything shares.
+    def connected(
+        self, question: str = ":", *args: str
+    ) -> Iterator[tuple[Destination, Callable[[], str]]]:
+        """One connection that everything shares, and a question that can be asked over it.
 
-        Under emulation a handshake takes a second; this makes it one a run.
+        Under emulation a handshake takes a second, and a shell a tenth of one: this
+        makes it one handshake a run, with a shell in it that answers more than once.
+
+        Args:
+            question: a script for a POSIX shell; what it prints is the answer.
+            args: its arguments.
+
+        Returns:
+            The same destination over that connection, and what asks the question
+            and returns the answer. That raises ConnectionLostError, too.
 
         Raises:
             ConnectionLostError: it cannot be reached.
@@ -88,29 +102,53 @@ class Destination:
         options = (*self.options, "-o", "BatchMode=yes")
         # A short path: a socket's may have no more than 107 characters.
         with tempfile.TemporaryDirectory(prefix="bk-") as folder:
-            socket = f"{folder}/ssh"
+            path = ("-o", f"ControlPath={folder}/ssh")
             shared = Destination(
+                self.name, self.config, (*options, "-o", "ControlMaster=no", *path)
+            )  # fmt: skip
+            master = Destination(
                 self.name, self.config,
-                (*options, "-o", "ControlMaster=no", "-o", f"ControlPath={socket}"),
+                (*options, "-o", "ControlMaster=yes", *path, "-o", "ControlPersist=no",
+                 "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
+                 "-o", "ConnectTimeout=30"),
             )  # fmt: skip
-            master = Destination(self.name, self.config, options).ssh(
-                "-T", "-N", "-o", "ControlMaster=yes", "-o", f"ControlPath={socket}",
-                "-o", "ControlPersist=no", "-o", "ServerAliveInterval=15",
-                "-o", "ServerAliveCountMax=4", "-o", "ConnectTimeout=30",
-            )  # fmt: skip
-            with process.guarded(
-                [*master, self.name], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-            ) as child:
-                assert child.stderr is not None
-                with child.stderr:
-                    while not os.path.exists(socket):  # noqa: PTH110 - a socket, many times a second
-                        try:
-                            child.wait(0.02)
-                        except subprocess.TimeoutExpired:
-                            continue
-                        said = child.stderr.read().decode(errors="replace").strip().splitlines()
-                        raise self.lost(said[-1] if said else "")
-                    yield shared
+            # The connection lasts for as long as this shell's input is open.
+            loop = (
+                f"ask() (\n{question}\n)\necho {_END}\n"
+                f'while read -r line; do ask "$@"; echo {_END}; done'
+            )
+            pipe = subprocess.PIPE
+            with (
+                process.guarded(
+                    master.command(["sh", "-c", loop, "sh", *args]),
+                    stdin=pipe,
+                    stdout=pipe,
+                    stderr=pipe,
+                ) as child,
+                contextlib.ExitStack() as pipes,
+            ):
+                stdin, stdout, stderr = (
+                    pipes.enter_context(end)
+                    for end in (child.stdin, child.stdout, child.stderr)
+                    if end is not None
+                )
+
+                def answer() -> str:
+                    said: list[str] = []
+                    for line in stdout:
+                        if line == f"{_END}\n".encode():
+                            return "".join(said)
+                        said.append(line.decode(errors="replace"))
+                    told = stderr.read().decode(errors="replace").strip().splitlines()
+                    raise self.lost(told[-1] if told else "")
+
+                def ask() -> str:
+                    with contextlib.suppress(BrokenPipeError):
+                        os.write(stdin.fileno(), b"\n")
+                    return noise + answer()
+
+                noise = answer()
+                yield shared, ask
 
     def rsync(self, *args: str, error: type[Failure] = MachineError) -> None:
         """Run rsync to or from it; say paths there as `:path`.

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,26 +36,22 @@ ESSENTIAL = {"git": "git", "python3": "python3", "rsync": "rsync"}
 #: Beside `dist/`, the folder with results that come back.
 RESULTS = "benchmarks/results"
 
-# Runs there; its argument is the folder. Under emulation each session takes a
-# quarter of a second, so one command tells the digests of all that may come back.
-_MADE = f"""\
-{{ cd "$1" && sha256sum -- dist/linux-*/{dist.SUMS} {RESULTS}/*; }} 2>/dev/null || :
-"""
-
 #: Of git's own files, what does not travel: it may hold credentials, or is nobody else's.
 _PRIVATE = ("config", "hooks", "logs")
 
-# Runs there; its arguments are the folder in the home, and the commands that there must be.
-_LOOK = f"""\
-uname -m; printf "%s\\n" "$HOME"; id -u
-set -- "$HOME/$@"
-{_MADE}
-# Where somebody has worked with git there since, what was sent says nothing.
-if cd "$1/.git" 2>/dev/null && [ -f sent ]; then
-    [ "$(find HEAD index refs packed-refs -newer sent 2>/dev/null)" ] || cat sent
-fi
-shift
+# Runs there, before and after: what is it, and what does our checkout hold that
+# may come back? Its arguments are the folder in the home, and the commands that
+# there must be. Under emulation each process takes a twentieth of a second.
+_QUESTION = f"""\
+uname -m; printf "%s\\n" "$HOME"
+cd "$HOME/$1" 2>/dev/null; here=$?; shift
 for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
+[ $here = 0 ] || exit 0
+sha256sum -- dist/linux-*/{dist.SUMS} {RESULTS}/* 2>/dev/null
+cd .git 2>/dev/null && [ -f sent ] || exit 0
+# Where somebody has worked with git there since, what was sent says nothing.
+for file in HEAD index refs/heads packed-refs; do [ ! "$file" -nt sent ] || exit 0; done
+cat sent
 """
 
 # Runs there; its arguments are the folder, the state of git's files that were
@@ -81,6 +77,14 @@ exit $code
 """
 
 
+# Runs there; its arguments are packages.
+_INSTALL = """\
+[ "$(id -u)" = 0 ] || sudo="sudo -n"
+apt="$sudo env DEBIAN_FRONTEND=noninteractive apt-get"
+$apt update -q && $apt install -yq --no-install-recommends "$@"
+"""
+
+
 @dataclass(frozen=True)
 class There:
     """What is known of the far side.
@@ -89,16 +93,15 @@ class There:
         destination: how to reach it.
         arch: its architecture.
         home: its user's home.
-        root: its user is root.
         missing: commands of :data:`ESSENTIAL` that it lacks.
-        made: what our checkout there holds of results, see :func:`made`.
+        made: what our checkout there holds that may come back, as digests by path:
+            each target's SHA256SUMS in `dist/`, and each file in :data:`RESULTS`.
         git: what :func:`_git_state` was for git's files there; empty when it is not known.
     """
 
     destination: Destination
     arch: Architecture
     home: str
-    root: bool
     missing: tuple[str, ...]
     made: Mapping[str, str]
     git: str = ""
@@ -141,38 +144,25 @@ def resolve(name: str, boards: Mapping[str, str]) -> Destination:
     return Destination(name)
 
 
-def look(destination: Destination) -> There:
-    """Ask the far side what it is, in one round trip.
+def understand(destination: Destination, answer: str) -> There:
+    """What the far side is, by what it answers to our question.
 
     Raises:
-        MachineError: it cannot be reached, or is no Linux that we know.
+        MachineError: it is no Linux that we know.
     """
-    told = destination.read(["sh", "-c", _LOOK, "sh", _folder(), *ESSENTIAL]).splitlines()
-    state = next((line for line in told[3:] if line.startswith("git:")), "")
-    if len(told) < 3 or not (told[1].startswith("/") and told[2].isdecimal()):
+    told = answer.splitlines()
+    if len(told) < 2 or not told[1].startswith("/"):
         raise MachineError(
             f"{destination.name} answers something else than a shell would",
             "check what its login shell prints: `ssh HOST true` must print nothing",
         )
+    pairs = (line.partition("  ") for line in told[2:])
     return There(
-        destination, Architecture.from_uname(told[0]), home=told[1], root=told[2] == "0",
-        missing=tuple(tool for tool in ESSENTIAL if tool in told[3:]), made=_digests(told[3:]),
-        git=state,
+        destination, Architecture.from_uname(told[0]), home=told[1],
+        missing=tuple(tool for tool in ESSENTIAL if tool in told[2:]),
+        made={path: digest for digest, found, path in pairs if found},
+        git=next((line for line in told[2:] if line.startswith("git:")), ""),
     )  # fmt: skip
-
-
-def made(there: There) -> dict[str, str]:
-    """What our checkout there holds that may come back.
-
-    Returns:
-        Digests by path: each target's SHA256SUMS in `dist/`, and each file in :data:`RESULTS`.
-    """
-    return _digests(there.destination.read(["sh", "-c", _MADE, "sh", there.folder]).splitlines())
-
-
-def _digests(lines: Sequence[str]) -> dict[str, str]:
-    """What sha256sum prints, by path."""
-    return {path: digest for digest, found, path in (x.partition("  ") for x in lines) if found}
 
 
 def _install_essential(there: There, *, yes: bool) -> None:
@@ -182,13 +172,11 @@ def _install_essential(there: There, *, yes: bool) -> None:
         raise MissingRequirementError(
             f"{name} lacks {', '.join(packages)}", f"apt-get install {' '.join(packages)} there"
         )
-    sudo = [] if there.root else ["sudo", "-n"]
-    for args in (["update", "-q"], ["install", "-yq", "--no-install-recommends", *packages]):
-        remote = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *args]
-        process.run(
-            there.destination.command(remote), error=MissingRequirementError,
-            hint=f"install them there by hand: {' '.join(packages)}",
-        )  # fmt: skip
+    process.run(
+        there.destination.command(["sh", "-c", _INSTALL, "sh", *packages]),
+        error=MissingRequirementError,
+        hint=f"install them there by hand: {' '.join(packages)}",
+    )
 
 
 def push(there: There) -> str:
@@ -287,12 +275,12 @@ def execute(there: There, command: Sequence[str], state: str, *, yes: bool) -> i
     Raises:
         MachineError: the connection was lost.
     """
-    settings = {"CI": "true"} if yes else {}
-    if os.environ.get("GITHUB_ACTIONS"):
-        settings["GITHUB_ACTIONS"] = os.environ["GITHUB_ACTIONS"]
+    settings = ["CI=true"] if yes else []
+    if actions := os.environ.get("GITHUB_ACTIONS"):
+        settings.append(f"GITHUB_ACTIONS={actions}")
     # A terminal here is not one there, so that output and errors stay apart.
     remote = [
-        "env", *(f"{key}={value}" for key, value in settings.items()),
+        *(["env", *settings] if settings else []),
         "sh", "-c", _RUNNER, "sh", there.folder, state, *command,
     ]  # fmt: skip
     code = process.attached(there.destination.command(remote))
@@ -301,12 +289,12 @@ def execute(there: There, command: Sequence[str], state: str, *, yes: bool) -> i
     return code
 
 
-def pull(there: There, before: Mapping[str, str]) -> list[Path]:
+def pull(before: Mapping[str, str], there: There) -> list[Path]:
     """Bring back what the command made, checked against its own sums.
 
     Args:
-        there: the far side.
-        before: :func:`made` of before the command.
+        before: what was made before the command, as in :attr:`There.made`.
+        there: the far side after it.
 
     Returns:
         The folders that are new here.
@@ -317,7 +305,7 @@ def pull(there: There, before: Mapping[str, str]) -> list[Path]:
     """
     brought = []
     results = False
-    for path, digest in made(there).items():
+    for path, digest in there.made.items():
         here = project.ROOT / path
         if here.is_file() and (before.get(path) == digest or dist.sha256(here) == digest):
             continue
@@ -386,16 +374,20 @@ def on(
     command = words(arguments, tasks)
     destination = resolve(name, boards)
     try:
-        with destination.connected() as shared:
-            return _run_on(shared, name, command, any_arch=any_arch, yes=yes)
+        with destination.connected(_QUESTION, _folder(), *ESSENTIAL) as (shared, ask):
+
+            def look() -> There:
+                return understand(shared, ask())
+
+            return _run_on(look, name, command, any_arch=any_arch, yes=yes)
     except ConnectionLostError as error:
         raise _explain(name, error) from error
 
 
 def _run_on(
-    destination: Destination, name: str, command: Sequence[str], *, any_arch: bool, yes: bool
+    look: Callable[[], There], name: str, command: Sequence[str], *, any_arch: bool, yes: bool
 ) -> int:
-    there = look(destination)
+    there = look()
     if there.arch is not Architecture.RISCV64:
         say(f"{name} is {there.arch}, not riscv64")
         if not any_arch:
@@ -410,7 +402,7 @@ def _run_on(
     before = {} if "build-binaries" in command else there.made
     say(f"on {name} ({there.arch}): {process.show(command)}")
     code = execute(there, command, state, yes=yes)
-    for path in pull(there, before):
+    for path in pull(before, look()):
         execution = dist.load(path).manifest["host"]["execution"]
         say(f"brought back {dist.shown(path)}/ ({execution}), checksums good")
     return code

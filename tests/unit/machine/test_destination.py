@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64.errors import MachineError, MissingRequirementError, StorageError
+from buildkit_riscv64.errors import (
+    ConnectionLostError,
+    MachineError,
+    MissingRequirementError,
+    StorageError,
+)
 from buildkit_riscv64.machine.destination import Destination
 
 from ..making import Commands
@@ -107,16 +112,14 @@ def test_no_connection(fake_ssh: Callable[[str], None], says: str, reason: str) 
 
 
 def test_one_connection_is_shared(fake_ssh: Callable[[str], None], tmp_path: Path) -> None:
-    # Like ssh, it makes its socket when it is connected; unlike it, one without an other end.
-    fake_ssh(
-        f'printf "%s\\n" "$@" >{tmp_path}/master\n'
-        'for a; do case $a in ControlPath=*) : >"${a#*=}";; esac; done; exec sleep 1000'
-    )
-    with MACHINE.connected() as shared:
+    fake_ssh(f'printf "%s\\n" "$@" >{tmp_path}/master\n{THERE}exec sh -c "$*"')
+    with MACHINE.connected("printf '%s\\n' \"$@\"; exit 3", "a b", "--", "ÿ") as (shared, ask):
+        assert ask() == "a b\n--\nÿ\n"
+        assert ask() == ask()
         told = (tmp_path / "master").read_text().splitlines()
         path = next(o for o in shared.options if o.startswith("ControlPath="))
         assert told[:4] == ["-F", "/a b/ssh_config", "-o", "ConnectTimeout=20"]
-        assert told[-1] == "riscv64"
+        assert told[told.index("--") - 1] == "riscv64"
         assert {"ControlMaster=yes", path, "BatchMode=yes", "ServerAliveInterval=15"} <= set(told)
         assert shared.name == MACHINE.name
         assert shared.config == MACHINE.config
@@ -127,6 +130,23 @@ def test_one_connection_is_shared(fake_ssh: Callable[[str], None], tmp_path: Pat
         socket = Path(path.partition("=")[2])
         assert len(str(socket)) < 107
     assert not socket.parent.exists()
+
+
+THERE = 'while [ "$1" != -- ]; do shift; done; shift; '
+
+
+def test_a_connection_that_ends_is_told_when_it_is_used(fake_ssh: Callable[[str], None]) -> None:
+    fake_ssh(f'{THERE}exec sh -c "$*"')
+    with BOARD.connected("echo half; echo gone >&2; kill $$") as (_, ask):
+        for _ in range(2):
+            with pytest.raises(ConnectionLostError, match="me@board"):
+                ask()
+
+
+def test_what_a_login_shell_prints_is_in_the_answer(fake_ssh: Callable[[str], None]) -> None:
+    fake_ssh(f'{THERE}echo Welcome; exec sh -c "$*"')
+    with BOARD.connected("echo x") as (_, ask):
+        assert ask() == ask() == "Welcome\nx\n"
 
 
 def test_a_missing_ssh_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
