@@ -112,6 +112,8 @@ def checkout(folder: Path) -> Path:
 def keep(name: str, cases: Sequence[Case], execution: str = "") -> Path:
     """Write the samples, with the machine that they were taken on.
 
+    Cases that this run did not measure stay as they are.
+
     Args:
         name: of the benchmark.
         cases: what was measured.
@@ -121,12 +123,16 @@ def keep(name: str, cases: Sequence[Case], execution: str = "") -> Path:
     execution = execution or facts.execution
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.linux-{facts.arch}.{execution}.json"
+    kept = {case.name: asdict(case) for case in cases}
+    if path.exists():
+        before = json.loads(path.read_text())["cases"]
+        kept = {case["name"]: kept.get(case["name"], case) for case in before} | kept
     data = {
         "name": name,
         "execution": execution,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "host": facts.as_json(),
-        "cases": [asdict(case) for case in cases],
+        "cases": list(kept.values()),
     }
     path.write_text(json.dumps(data, indent=2) + "\n")
     return path

@@ -354,11 +354,12 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
         raise MissingRequirementError(
             f"missing: {names}, and this is not Debian", "install them with your package manager"
         )
-    as_root = [] if os.geteuid() == 0 else ["sudo", "--preserve-env"]
-    if as_root and process.which("sudo") is None:
+    try:
+        as_root = process.as_root()
+    except MissingRequirementError as error:
         raise MissingRequirementError(
             f"missing: {names}", f"as root: apt-get install --no-install-recommends {names}"
-        )
+        ) from error
     if not dry and not confirm(f"Install {names} with apt-get?", yes=yes):
         return False
     if as_root and not dry:

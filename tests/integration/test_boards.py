@@ -8,13 +8,13 @@ import platform
 import pwd
 import signal
 import stat
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from .board import BOUND, NAME, Board, board, key
+from ..processes import alive, eventually
+from .board import NAME, Board, board, key
 from .miniature import (
     PINNED,
     Done,
@@ -240,22 +240,6 @@ def test_what_git_tracks_travels_even_where_it_is_ignored(there: Board) -> None:
 # What ends.
 
 TREE = "sleep 1000 & echo $!; (sleep 1000 & echo $!); echo $$; "
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except OSError:
-        return False
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + BOUND
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def far_pids(there: Board, run: Started) -> list[int]:

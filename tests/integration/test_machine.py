@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from buildkit_riscv64 import pins
 from buildkit_riscv64.binaries import elf
 from buildkit_riscv64.machine import base as bases
 
+from ..processes import eventually
 from .miniature import Done, Project, Started, Upstream, refused, remove, succeeded, with_mounts
 
 pytestmark = [pytest.mark.integration, pytest.mark.machine]
@@ -29,15 +29,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.machine]
 NAME = "riscv64"
 #: For a machine that is slow and busy; what passes never waits so long.
 BOUND = 300.0
-
-
-def eventually(true: Callable[[], object]) -> bool:
-    end = time.monotonic() + BOUND
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def mounts(below: Path) -> list[str]:
@@ -135,7 +126,7 @@ def unpacking(project: Project, run: Started, *, but: set[Path]) -> set[Path]:
             path for path in bases_of(project).glob(".making-*") if (path / "root/etc").exists()
         }
 
-    assert eventually(lambda: folders() - but or run.process.poll() is not None)
+    assert eventually(lambda: folders() - but or run.process.poll() is not None, BOUND)
     assert run.process.poll() is None, run.said()
     return folders()
 
@@ -371,7 +362,7 @@ def test_what_runs_there_ends_with_us(running: User, number: signal.Signals) -> 
         sleeping(running, run)
         done = run.end(number)
     assert done.code == (-number if number is signal.SIGKILL else 130)
-    assert eventually(lambda: not running.ssh("pgrep -af '[s]leep 4321' || true"))
+    assert eventually(lambda: not running.ssh("pgrep -af '[s]leep 4321' || true"), BOUND)
     if number is signal.SIGKILL:
         for left in Path(running.project.env["TMPDIR"]).glob("bk-*"):
             remove(left)
@@ -386,7 +377,7 @@ def test_it_restarts_in_the_middle(running: User) -> None:
         refused(run.wait(), 13, f"the connection to machine {NAME} was lost", "restarted")
     running.machine("start")
     # sshd may answer for a moment before it goes.
-    assert eventually(lambda: running.project.invoke("on", NAME, "--", "true").code == 0)
+    assert eventually(lambda: running.project.invoke("on", NAME, "--", "true").code == 0, BOUND)
     assert running.ssh("cat /proc/sys/kernel/random/boot_id") not in boot
 
 

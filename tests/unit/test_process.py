@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,27 +13,9 @@ import pytest
 from buildkit_riscv64 import process, project
 from buildkit_riscv64.errors import CheckError, MissingRequirementError, SourceError
 
+from ..processes import BOUND, alive, eventually
+
 Script = Callable[[str, str], Path]
-
-# Long enough for a busy board; a test that passes never waits so long.
-BOUND = 30.0
-
-
-def alive(pid: int) -> bool:
-    """True while a process runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except OSError:
-        return False
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + BOUND
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_environment_is_a_short_list(monkeypatch: pytest.MonkeyPatch) -> None:

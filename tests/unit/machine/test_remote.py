@@ -26,6 +26,7 @@ from buildkit_riscv64.machine.destination import Destination
 from buildkit_riscv64.machine.machines import Machine
 from buildkit_riscv64.machine.remote import There
 
+from ...processes import BOUND, alive, eventually
 from .conftest import MachineCommands
 
 TASKS = ["build-binaries", "doctor", "machine.list", "source.show"]
@@ -569,24 +570,6 @@ def test_a_lost_connection_is_explained(whole: Callable[[str], None], commands: 
 
 
 # The script that runs there, run here.
-
-BOUND = 40.0
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except OSError:
-        return False
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + BOUND
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 Runner = Callable[..., subprocess.Popen[bytes]]
