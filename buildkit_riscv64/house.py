@@ -41,8 +41,9 @@ def doctor(
 def test(context: Any, session: str = "", yes: bool = False) -> None:
     """Run the project's tests: format, lint, types, unit and integration tests.
 
-    The integration tests compile the real upstream from nothing; that takes
-    minutes on a laptop and an hour on a board. `--session unit` takes seconds.
+    The integration tests compile the real upstream from nothing and boot an
+    emulated riscv64 machine: half an hour on a laptop, an hour on a board, which
+    has nothing to emulate. `--session unit` takes seconds.
     They need git, make, rsync and an ssh server, and install what is missing.
     """
     import sys

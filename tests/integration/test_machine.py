@@ -400,6 +400,21 @@ def test_qemu_is_killed_in_the_middle(running: User) -> None:
 # Stopping it.
 
 
+def test_two_live_side_by_side(running: User) -> None:
+    running.machine("start", name="two")
+    listed = running.machine("list", "--json").json
+    assert [one["state"] for one in listed] == ["running", "running"]
+    config = running.cache / "machines" / "two" / "ssh_config"
+    done = subprocess.run(
+        ["ssh", "-F", config, "two", "hostname; nproc"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND, check=True,
+    )  # fmt: skip
+    assert done.stdout == "two\n1\n"
+    assert running.ssh("hostname") == f"{NAME}\n"
+    running.machine("stop", name="two")
+    assert running.status()["state"] == "running"
+
+
 def test_stopping_and_resetting(running: User) -> None:
     running.machine("stop")
     assert running.status()["state"] == "stopped"
