@@ -85,19 +85,24 @@ class Bench:
         finally:
             machines.destroy(machine)
 
-    def compile_there(self, settings: Sequence[str] = ()) -> Sample:
+    def compile_there(self, settings: Sequence[str] = (), *options: str) -> Sample:
         """The packages, from an empty cache, in a new machine that has just started."""
         with self.machine() as machine, machine.destination.connected() as (shared, _):
             words = ["env", "CGO_ENABLED=0", "GOCACHE=/root/empty", *settings]
             # What a start leaves to do is not what is measured.
             shared.probe(["systemctl", "is-system-running", "--wait"], timeout=300)
-            return run(shared.command([*words, "go", "build", PACKAGES]), project.ROOT, os.environ)
+            return run(
+                shared.command([*words, "go", "build", *options, PACKAGES]),
+                project.ROOT,
+                os.environ,
+            )
 
     def ours(self) -> Sample:
         """With what we chose, of qemu's settings and of Go's."""
         memory = machines.size_bytes(self.shape.memory, "memory")
-        relaxed = compiler.collector(memory, self.shape.cpus)
-        return self.compile_there([f"{key}={value}" for key, value in relaxed.items()])
+        cpus = self.shape.cpus
+        chosen = compiler.collector(memory, cpus) | compiler.threads(cpus)
+        return self.compile_there([f"{key}={value}" for key, value in chosen.items()], f"-p={cpus}")
 
     def with_defaults(self) -> Sample:
         """With what qemu and Go choose themselves."""

@@ -24,6 +24,7 @@ GIB = 1 << 30
 
 #: Debian's package for each command that we call.
 PACKAGES = {
+    "arch-test": "arch-test",
     "cpio": "cpio",
     "depmod": "kmod",
     "docker": "docker.io",

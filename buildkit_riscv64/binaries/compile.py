@@ -69,6 +69,20 @@ def collector(available: int, jobs: int) -> dict[str, str]:
     return {}
 
 
+def threads(cpus: int) -> dict[str, str]:
+    """How many threads each compiler gets, besides `-p` compilers at the same time.
+
+    With as many compilers as processors at work, more threads in each only get
+    in each other's way: on two processors, one thread took 4 to 18 % off the
+    processor time of a part of the tree. With more processors there are times
+    when fewer compilers run than there are processors, and the threads pay.
+
+    Args:
+        cpus: processors.
+    """
+    return {"GOMAXPROCS": "1"} if cpus <= 2 else {}
+
+
 class Progress(Protocol):
     """What a build tells about itself."""
 
@@ -230,6 +244,7 @@ def compile_commands(
         {
             "GOTMPDIR": str(scratch),
             **collector(host.memory_bytes("MemAvailable"), host.cpus()),
+            **threads(host.cpus()),
             **extra_env,
         },
     )
@@ -237,6 +252,8 @@ def compile_commands(
         go.command,
         "build",
         "-v",
+        # Go's own default is GOMAXPROCS.
+        f"-p={host.cpus()}",
         *flags(source),
         "-o",
         f"{output}/",

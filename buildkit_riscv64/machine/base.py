@@ -36,7 +36,8 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 #: Commands that make or run a machine.
 TOOLS = (
-    "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "qemu-system-riscv64", "rsync", "ssh", "xz",
+    "arch-test", "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "qemu-system-riscv64", "rsync",
+    "ssh", "xz",
 )  # fmt: skip
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 

@@ -9,10 +9,24 @@ from ..console import Status, size
 from ..doctor import PACKAGES, Phase, Seen, check, tool
 from . import base
 
+#: What registers qemu for programs of other architectures.
+EMULATOR = "qemu-user-binfmt"
+
 for _name in base.TOOLS:
     check(_name, "It makes or runs the emulated machine.", Phase.MACHINE)(
         functools.partial(tool, _name, Status.FAIL)
     )
+
+
+@check("emulator of riscv64 programs", "It runs them on this machine.", Phase.MACHINE)
+def _emulator() -> Seen:
+    if base.runs_riscv64():
+        return Seen(Status.OK, "registered")
+    # Debian 12's name, and that of later ones.
+    for name in ("qemu-riscv64-static", "qemu-riscv64"):
+        if process.which(name):
+            return Seen(Status.OK, name)
+    return Seen(Status.FAIL, "not installed", f"apt-get install {EMULATOR}", EMULATOR)
 
 
 @check("riscv64 programs", "They configure Debian's packages for riscv64.", Phase.MACHINE)
@@ -22,7 +36,7 @@ def _riscv64_programs() -> Seen:
     if process.which("update-binfmts") is None:
         return Seen(
             Status.FAIL, "no emulator is registered for them",
-            "apt-get install qemu-user-static binfmt-support", PACKAGES["update-binfmts"],
+            "apt-get install binfmt-support", PACKAGES["update-binfmts"],
         )  # fmt: skip
     registry = "/proc/sys/fs/binfmt_misc"
     mount = ("mount", "-t", "binfmt_misc", "binfmt_misc", registry)

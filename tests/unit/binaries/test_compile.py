@@ -52,6 +52,11 @@ def test_collector(memory: int, cpus: int, expected: dict[str, str]) -> None:
     assert limit * cpus <= memory * 3 // 4
 
 
+@pytest.mark.parametrize(("cpus", "threads"), [(1, "1"), (2, "1"), (3, None), (8, None)])
+def test_threads(cpus: int, threads: str | None) -> None:
+    assert compiler.threads(cpus).get("GOMAXPROCS") == threads
+
+
 def test_a_collector_is_off_only_where_the_linker_fits() -> None:
     for memory in range(0, 32 * GB, GB // 4):
         for cpus in range(1, 65):
@@ -197,14 +202,15 @@ def run(**options: Any) -> None:
 def test_compiling_is_one_go_invocation(machine: Commands) -> None:
     run()
     assert machine.args == [
-        ["/go/bin/go", "build", "-v", *FLAGS, "-o", "/stage/bin/",
+        ["/go/bin/go", "build", "-v", "-p=2", *FLAGS, "-o", "/stage/bin/",
          f"{MODULE}/cmd/buildctl", f"{MODULE}/cmd/buildkitd"],
     ]  # fmt: skip
     call = machine.calls[0]
     assert call.verb == "stream"
     assert call.options["cwd"] == Path("/upstream")
     assert call.options["env"] == {
-        "GOTMPDIR": "/scratch", "GOGC": "off", "GOMEMLIMIT": str(9 * GB), "GORISCV64": "rva22u64",
+        "GOTMPDIR": "/scratch", "GOGC": "off", "GOMEMLIMIT": str(9 * GB), "GOMAXPROCS": "1",
+        "GORISCV64": "rva22u64",
     }  # fmt: skip
 
 

@@ -33,7 +33,22 @@ def test_riscv64_programs_run(emulator: Callable[..., None]) -> None:
     assert checks._riscv64_programs() == Seen(Status.OK, "executed")
 
 
-def test_no_emulator_is_installed(emulator: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("runs", "installed", "expected"),
+    [
+        (True, False, (Status.OK, "")), (False, True, (Status.OK, "")),
+        (False, False, (Status.FAIL, checks.EMULATOR)),
+    ],
+)  # fmt: skip
+def test_an_emulator(emulator: Callable[..., None], runs: bool, installed: bool, expected: tuple[Status, str]) -> None:  # fmt: skip
+    emulator(runs=runs, installed=installed)
+    seen = checks._emulator()
+    assert (seen.status, seen.package) == expected
+    # Debian 12 calls it otherwise.
+    assert doctor._OLDER_NAMES[checks.EMULATOR] == "qemu-user-static"
+
+
+def test_nothing_to_register_with(emulator: Callable[..., None]) -> None:
     emulator(runs=False, installed=False)
     seen = checks._riscv64_programs()
     assert (seen.status, seen.package, seen.commands) == (Status.FAIL, "binfmt-support", ())
