@@ -40,12 +40,11 @@ PACKAGES = {
     "runc": "runc",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
-    "update-binfmts": "binfmt-support",
     "xz": "xz-utils",
 }
 
-#: What a package is called in Debian 12, where that is something else.
-_OLDER_NAMES = {"qemu-system-riscv": "qemu-system-misc", "qemu-user-binfmt": "qemu-user-static"}
+#: What a package is called in another release, where the first name is not known.
+_OTHER_NAMES = {"qemu-system-riscv": "qemu-system-misc", "qemu-user-static": "qemu-user-binfmt"}
 
 
 class Phase(StrEnum):
@@ -372,9 +371,10 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
         [*as_root, "apt-get", "update", "--quiet"],
         env=env, dry=dry, error=MissingRequirementError, hint=hint,
     )  # fmt: skip
+    # apt-cache succeeds for a name that other packages only mention.
     known = [
-        _OLDER_NAMES[name]
-        if name in _OLDER_NAMES and not process.probe(["apt-cache", "show", name]).ok
+        _OTHER_NAMES[name]
+        if name in _OTHER_NAMES and not process.probe(["apt-cache", "show", name]).stdout
         else name
         for name in packages
     ]

@@ -39,7 +39,7 @@ TOOLS = (
     "arch-test", "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "qemu-system-riscv64", "rsync",
     "ssh", "xz",
 )  # fmt: skip
-_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def runs_riscv64() -> bool:
     """True when the kernel starts riscv64 programs, itself or by an emulator that it holds open."""
     if platform.machine() == "riscv64":
         return True
-    registered = _BINFMT / "qemu-riscv64"
+    registered = BINFMT / "qemu-riscv64"
     try:
         # F: opened when it was registered, so that it works in any root directory.
         flags = re.search(r"^flags: (\w*)$", registered.read_text(), re.M)
@@ -164,7 +164,7 @@ def runs_riscv64() -> bool:
 
 def binfmt_is_mounted() -> bool:
     """True when the kernel's register of program formats can be seen."""
-    return (_BINFMT / "status").exists()
+    return (BINFMT / "status").exists()
 
 
 def _require_emulation() -> None:

@@ -169,7 +169,7 @@ def test_no_mirror(commands: MachineCommands, lines: str) -> None:
 
 @pytest.fixture
 def binfmt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(bases, "_BINFMT", tmp_path)
+    monkeypatch.setattr(bases, "BINFMT", tmp_path)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     return tmp_path
 
