@@ -176,7 +176,7 @@ def test_a_disk_that_is_too_small_is_told_at_once(alone: Project) -> None:
 
 @pytest.mark.parametrize("size", ["120m", "400m"])
 def test_a_disk_that_gets_full(alone: Project, size: str) -> None:
-    refused(full(alone, size, needed=0), 9, "no space left in")
+    refused(full(alone, size, needed=0), 9, "no space left")
     alone.no_strays()
 
 
