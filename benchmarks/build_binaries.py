@@ -97,7 +97,7 @@ def main(argv: Sequence[str] = ()) -> None:
             cases.append(
                 in_turns(
                     Case(name="cold", description="empty build cache", limit=0.85),
-                    2,
+                    4,
                     {"plain": bench.cold_plain, "ours": bench.cold_build},
                 )
             )
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] = ()) -> None:
                     limit=1.05,
                     limit_bytes=80 * MIB,
                 ),
-                4,
+                7,
                 {"plain": bench.plain, "ours": bench.build},
             ),
             in_turns(

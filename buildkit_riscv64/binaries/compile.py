@@ -73,7 +73,7 @@ def threads(cpus: int) -> dict[str, str]:
     """How many threads each compiler gets, besides `-p` compilers at the same time.
 
     With as many compilers as processors at work, more threads in each only get
-    in each other's way: on two processors, one thread took 4 to 18 % off the
+    in each other's way: on two processors, one thread took 3 to 8 % off the
     processor time of a part of the tree. With more processors there are times
     when fewer compilers run than there are processors, and the threads pay.
 
