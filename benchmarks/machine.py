@@ -198,7 +198,7 @@ def _cases(bench: Bench) -> Iterator[Case]:
             " own settings, and against qemu-user",
             limit=1 / 1.5,
         ),
-        1,
+        2,
         {
             "defaults": bench.with_defaults,
             "qemu-user": bench.in_user_mode(bench.fetch_go()),

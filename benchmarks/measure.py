@@ -112,7 +112,7 @@ def checkout(folder: Path) -> Path:
 def keep(name: str, cases: Sequence[Case], execution: str = "") -> Path:
     """Write the samples, with the machine that they were taken on.
 
-    Cases that this run did not measure stay as they are.
+    Cases that this run did not measure stay, if they were measured on this machine.
 
     Args:
         name: of the benchmark.
@@ -124,9 +124,9 @@ def keep(name: str, cases: Sequence[Case], execution: str = "") -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.linux-{facts.arch}.{execution}.json"
     kept = {case.name: asdict(case) for case in cases}
-    if path.exists():
-        before = json.loads(path.read_text())["cases"]
-        kept = {case["name"]: kept.get(case["name"], case) for case in before} | kept
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before.get("host") == facts.as_json():
+        kept = {case["name"]: case for case in before["cases"]} | kept
     data = {
         "name": name,
         "execution": execution,

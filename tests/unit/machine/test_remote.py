@@ -662,6 +662,16 @@ def pids_of(child: subprocess.Popen[bytes], count: int = 3) -> list[int]:
     return [int(child.stdout.readline()) for _ in range(count)]
 
 
+def hung_up(child: subprocess.Popen[bytes], count: int) -> int:
+    """The exit code when the connection is closed; none of `count` processes is left."""
+    pids = pids_of(child, count)
+    assert child.stdin is not None
+    child.stdin.close()
+    code = child.wait(BOUND)
+    assert eventually(lambda: not any(map(alive, pids)))
+    return code
+
+
 def test_closing_its_input_ends_all_of_it(runner: Runner) -> None:
     child = runner("sh", "-c", TREE + "wait")
     pids = pids_of(child)
@@ -687,21 +697,13 @@ def test_it_may_clean_up(runner: Runner, tmp_path: Path) -> None:
 def test_what_does_not_listen_is_told(runner: Runner) -> None:
     stubborn = "trap '' TERM; sleep 1000 >/dev/null 2>&1 & echo $!; echo $$; wait"
     child = runner("sh", "-c", stubborn)
-    pids = pids_of(child, 2)
-    assert child.stdin is not None
-    child.stdin.close()
-    assert child.wait(BOUND) == 128 + signal.SIGKILL
-    assert eventually(lambda: not any(map(alive, pids)))
+    assert hung_up(child, 2) == 128 + signal.SIGKILL
 
 
 def test_what_it_leaves_behind_ends_too(runner: Runner) -> None:
     """A child that ignores requests, of a command that does not."""
     child = runner("sh", "-c", "(trap '' TERM; exec sleep 1000) >/dev/null 2>&1 & echo $!; wait")
-    pids = pids_of(child, 1)
-    assert child.stdin is not None
-    child.stdin.close()
-    assert child.wait(BOUND) == 128 + signal.SIGTERM
-    assert eventually(lambda: not any(map(alive, pids)))
+    assert hung_up(child, 1) == 128 + signal.SIGTERM
 
 
 def test_what_a_command_started_and_forgot_ends_with_it(runner: Runner) -> None:
