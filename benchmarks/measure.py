@@ -87,9 +87,9 @@ def _peak_bytes(pid: int) -> int:
 
 
 def in_turns(case: Case, count: int, ways: Mapping[str, Callable[[], Sample]]) -> Case:
-    """Run each way `count` times, one after the other, so that noise meets both."""
+    """Run each way `count` times, there and back again, so that noise and order meet all."""
     for number in range(count):
-        for way, do in ways.items():
+        for way, do in list(ways.items())[:: -1 if number % 2 else 1]:
             sample = do()
             case.samples.setdefault(way, []).append(sample)
             print(f"{case.name} {number + 1}/{count} {way}: {sample.seconds:.2f} s", flush=True)
