@@ -333,28 +333,6 @@ def test_binaries_are_compiled_there_and_checked_here(running: User) -> None:
     )
 
 
-def test_no_memory_for_the_compiler(running: User) -> None:
-    def largest() -> list[str]:
-        return running.ssh("ps -eo rss=,comm= --sort=-rss | head -1").split()
-
-    before = running.project.files()
-    build = ["./invoke", "build-binaries", "--source", "./mini", "--force", "--yes"]
-    with running.started("env", "GOCACHE=/root/empty", *build) as run:
-        assert eventually(
-            lambda: (
-                run.process.poll() is not None
-                or (int(largest()[0]) > 100_000 and largest()[1] == "compile")
-            ),
-            BOUND,
-        )
-        # The kernel does what it does when memory runs out: it ends the largest process.
-        running.ssh("echo f >/proc/sysrq-trigger")
-        refused(run.wait(), 3, "the compiler was killed", "memory runs out")
-    assert "Out of memory: Killed process" in running.ssh("dmesg")
-    assert running.project.files() == before
-    assert not running.ssh("ls -A .cache/buildkit-riscv64/checkouts/*/dist | grep staging || true")
-
-
 def test_the_exit_code_and_the_output_are_passed_on(running: User) -> None:
     done = running.on("sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.code, done.stdout) == (7, "out\n")
