@@ -35,7 +35,6 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
     "qemu-img": "qemu-utils",
-    "qemu-system-riscv64": "qemu-system-riscv",
     "rsync": "rsync",
     "runc": "runc",
     "ssh": "openssh-client",
@@ -44,7 +43,7 @@ PACKAGES = {
 }
 
 #: What a package is called in another release, where the first name is not known.
-_OTHER_NAMES = {"qemu-system-riscv": "qemu-system-misc", "qemu-user-static": "qemu-user-binfmt"}
+_OTHER_NAMES = {"qemu-user-static": "qemu-user-binfmt"}
 
 
 class Phase(StrEnum):

@@ -32,12 +32,16 @@ BASE_BYTES = 3 << 30
 #: What making it takes, at most: packages, unpacked packages, raw and final image.
 NEEDED_BYTES = 6 << 30
 FILES = ("base.qcow2", "kernel", "initrd", "ca-certificates.crt", "packages.tsv")
+#: The emulator's folder: the program, its libraries, its firmware.
+EMULATOR = "emulator"
+PROGRAM = "qemu-system-riscv64"
+LOADER = "loader"
+FIRMWARE = "opensbi-riscv64-generic-fw_dynamic.bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 #: Commands that make or run a machine.
 TOOLS = (
-    "arch-test", "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "qemu-system-riscv64", "rsync",
-    "ssh", "xz",
+    "arch-test", "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "rsync", "ssh", "xz",
 )  # fmt: skip
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
@@ -71,6 +75,24 @@ class Base:
     def certificates(self) -> Path:
         """Debian's bundle of CA certificates."""
         return self.path / "ca-certificates.crt"
+
+    @property
+    def emulator(self) -> list[str]:
+        """The command that starts the base's own qemu; the host's C library may be older."""
+        folder = self.path / EMULATOR
+        return [
+            str(folder / LOADER), "--library-path", str(folder),
+            str(folder / PROGRAM), "-L", str(folder),
+        ]  # fmt: skip
+
+    def sums(self) -> str:
+        """The hashes of its files, as they are now.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        emulator = sorted(f"{EMULATOR}/{p.name}" for p in (self.path / EMULATOR).iterdir())
+        return dist.sums(dist.record(self.path, (*FILES, *emulator)))
 
 
 def bases() -> Path:
@@ -118,8 +140,7 @@ def find(pinned: pins.Pins) -> Base | None:
     if not base.path.is_dir():
         return None
     try:
-        sums = (base.path / dist.SUMS).read_text()
-        if sums == dist.sums(dist.record(base.path, FILES)):
+        if (base.path / dist.SUMS).read_text() == base.sums():
             return base
     except (OSError, ValueError):  # ValueError: no text at all
         pass
@@ -193,8 +214,25 @@ def _lock() -> Iterator[None]:
         yield
 
 
-def command(archive: str, go_package: str, root: Path) -> list[str]:
-    """The mmdebstrap command."""
+def _mmdebstrap(*options: str) -> list[str]:
+    """The mmdebstrap command, up to the suite."""
+    return [
+        *process.as_root(),
+        # mmdebstrap mounts /proc, /sys and /dev in the new root. In a namespace of
+        # its own they are gone with it, however it ends.
+        "unshare", "--mount", "mmdebstrap", "--mode=root", *options,
+        '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
+        '--aptopt=Acquire::Retries "3"',
+    ]  # fmt: skip
+
+
+def _source(archive: str, suite: str, options: str = "") -> str:
+    """A line of sources.list(5)."""
+    return f"deb [signed-by={KEYRING}{options}] {archive} {suite} main"
+
+
+def system_command(archive: str, go_package: str, root: Path) -> list[str]:
+    """The command that makes the riscv64 system."""
     # In this order: dpkg lets the last pattern that fits decide.
     excluded = [
         f"--dpkgopt=path-include={pattern[1:]}"
@@ -202,21 +240,26 @@ def command(archive: str, go_package: str, root: Path) -> list[str]:
         else f"--dpkgopt=path-exclude={pattern}"
         for pattern in listed("excluded")
     ]
-    signed = f"signed-by={KEYRING}"
     return [
-        *process.as_root(),
-        # mmdebstrap mounts /proc, /sys and /dev in the new root. In a namespace of
-        # its own they are gone with it, however it ends.
-        "unshare", "--mount",
-        "mmdebstrap", "--mode=root", "--arch=riscv64", "--variant=minbase",
-        f"--include={','.join([*listed('packages'), go_package])}",
-        '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
-        '--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io", *excluded,
-        *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
+        *_mmdebstrap(
+            "--arch=riscv64", "--variant=minbase",
+            f"--include={','.join([*listed('packages'), go_package])}",
+            "--dpkgopt=force-unsafe-io", *excluded,
+            *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
+        ),
         SUITE, str(root),
-        f"deb [{signed}] {archive} {SUITE} main",
+        _source(archive, SUITE),
         # A suite that moves: its Release file may be older than it says it can be.
-        f"deb [{signed} check-valid-until=no] {archive} {GO_SUITE} main",
+        _source(archive, GO_SUITE, " check-valid-until=no"),
+    ]  # fmt: skip
+
+
+def emulator_command(archive: str, root: Path) -> list[str]:
+    """The command that unpacks the emulator for this host, and configures nothing."""
+    packages = ",".join(listed("emulator"))
+    return [
+        *_mmdebstrap("--variant=extract", f"--include={packages}"),
+        SUITE, str(root), _source(archive, SUITE),
     ]  # fmt: skip
 
 
@@ -236,10 +279,11 @@ def _make(pinned: pins.Pins) -> Base:
     say(
         f"Debian {SUITE} for riscv64 from {archive}, once: takes minutes, and is kept in {final.path}"
     )
-    log = work / "mmdebstrap.log"
     try:
+        with step("unpacking qemu"):
+            _emulator(archive, work)
         with step("unpacking and configuring Debian's packages"):
-            _mmdebstrap(pinned, archive, work, log)
+            _system(pinned, archive, work)
         with step("making the disk image"):
             raw = work / "base.raw"
             with raw.open("wb") as file:
@@ -256,7 +300,7 @@ def _make(pinned: pins.Pins) -> Base:
             )  # fmt: skip
             raw.unlink()
             _discard(work / "root")
-        (work / dist.SUMS).write_text(dist.sums(dist.record(work, FILES)))
+        (work / dist.SUMS).write_text(Base(work).sums())
         if final.path.exists():
             shutil.rmtree(final.path)
         work.rename(final.path)
@@ -267,8 +311,38 @@ def _make(pinned: pins.Pins) -> Base:
     return final
 
 
-def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
-    """Run it, keep what it says, and show where it is."""
+def _emulator(archive: str, work: Path) -> None:
+    """Take qemu out of its packages, with the libraries and the firmware that it loads.
+
+    Every host gets the same: the suite's, which is quicker than the ones before it
+    (docs/benchmarks.md), whatever release of Debian the host is.
+    """
+    root = work / "emulator-root"
+    code, said = _unpack(
+        emulator_command(archive, root), process.environment({"TMPDIR": str(work)})
+    )
+    if code:
+        raise _failed(code, said)
+    program = root / "usr/bin" / PROGRAM
+    libraries = next(root.glob("usr/lib/*/libc.so.6")).parent
+    loader = next(libraries.glob("ld-linux*"))
+    # "libz.so.1 => /…/libz.so.1 (0x00007f…)"
+    needed = process.read(
+        [loader, "--library-path", libraries, "--list", program], error=MachineError
+    )
+    folder = work / EMULATOR
+    folder.mkdir()
+    shutil.copy(loader, folder / LOADER)
+    for path in (program, root / "usr/share/qemu" / FIRMWARE, *map(Path, needed.split())):
+        if path.is_relative_to(root):
+            shutil.copy(path, folder)
+    _discard(root)
+    version = process.read([*Base(work).emulator, "--version"], error=MachineError)
+    say(f"  {version.splitlines()[0]}")
+
+
+def _system(pinned: pins.Pins, archive: str, work: Path) -> None:
+    """Make the riscv64 system, and keep what mmdebstrap says."""
     env = process.environment(
         {
             "DEBIAN_FRONTEND": "noninteractive",
@@ -281,6 +355,23 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
             "SUITE": SUITE,
         }
     )
+    # Debian's next release has moved on from the pinned Go, or will: its stable
+    # Go fetches that through the module proxy. apt says at once when it has none.
+    minor = ".".join(pinned.go.split(".")[:2])
+    for package in (f"golang-{minor}-go", "golang-go"):
+        code, said = _unpack(system_command(archive, package, work / "root"), env)
+        (work / "mmdebstrap.log").write_text("\n".join(said) + "\n")
+        if not any(
+            f"{package}' has no installation candidate" in s or f"package {package}" in s
+            for s in said
+        ):
+            break
+    if code:
+        raise _failed(code, said)
+
+
+def _unpack(command: process.Arguments, env: dict[str, str]) -> tuple[int, list[str]]:
+    """Run mmdebstrap; its exit code, and what it said."""
     said: list[str] = []
 
     def on_line(line: str) -> None:
@@ -289,30 +380,21 @@ def _mmdebstrap(pinned: pins.Pins, archive: str, work: Path, log: Path) -> None:
         if line.startswith("I: ") and line.endswith("..."):
             say(f"  {line.removeprefix('I: ')}")
 
-    # Debian's next release has moved on from the pinned Go, or will: its stable
-    # Go fetches that through the module proxy. apt says at once when it has none.
-    minor = ".".join(pinned.go.split(".")[:2])
-    for package in (f"golang-{minor}-go", "golang-go"):
-        said.clear()
-        code = process.stream(command(archive, package, work / "root"), on_line, env=env)
-        log.write_text("\n".join(said) + "\n")
-        if not any(
-            f"{package}' has no installation candidate" in s or f"package {package}" in s
-            for s in said
-        ):
-            break
-    if code:
-        for line in said[-25:]:
-            say(f"  {line}")
-        text = "\n".join(said)
-        # dpkg and others write until it is full; apt looks first.
-        if re.search("no space left|enough free space", text, re.IGNORECASE):
-            raise StorageError(f"no space left in {bases()}", "free some space and run it again")
-        reasons = [line for line in said if line.startswith(("E:", "W: ", "mke2fs", "error"))]
-        raise MachineError(
-            f"mmdebstrap failed ({process.describe_exit(code)}): {(reasons or said or ['?'])[-1]}",
-            "its last lines are above; check the network, or `invoke doctor --phase machine`",
-        )
+    return process.stream(command, on_line, env=env), said
+
+
+def _failed(code: int, said: list[str]) -> MachineError | StorageError:
+    """Why mmdebstrap failed."""
+    for line in said[-25:]:
+        say(f"  {line}")
+    # dpkg and others write until it is full; apt looks first.
+    if re.search("no space left|enough free space", "\n".join(said), re.IGNORECASE):
+        return StorageError(f"no space left in {bases()}", "free some space and run it again")
+    reasons = [line for line in said if line.startswith(("E:", "W: ", "mke2fs", "error"))]
+    return MachineError(
+        f"mmdebstrap failed ({process.describe_exit(code)}): {(reasons or said or ['?'])[-1]}",
+        "its last lines are above; check the network, or `invoke doctor --phase machine`",
+    )
 
 
 def _discard(folder: Path) -> None:

@@ -439,10 +439,11 @@ def test_what_is_missing_is_provided_at_once(installed: set[str], commands: Comm
     ]
 
 
-def test_debian_12_calls_it_something_else(installed: set[str], commands: Commands) -> None:
-    commands.answer("apt-cache", "show", "qemu-system-riscv", code=100)
-    doctor.provide(["qemu-system-riscv64"], yes=True)
-    assert commands.args[-1] == [*INSTALL, "qemu-system-misc"]
+def test_another_release_calls_it_something_else(installed: set[str], commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setitem(doctor.PACKAGES, "qemu-riscv64-static", "qemu-user-static")
+    commands.answer("apt-cache", "show", "qemu-user-static", code=100)
+    doctor.provide(["qemu-riscv64-static"], yes=True)
+    assert commands.args[-1] == [*INSTALL, "qemu-user-binfmt"]
 
 
 def test_nothing_is_provided_unasked(installed: set[str], commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

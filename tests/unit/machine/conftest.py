@@ -14,6 +14,11 @@ from buildkit_riscv64.machine.machines import Machine
 
 from ..making import PINS, Call, Commands
 
+#: Files of the emulator.
+IN_EMULATOR = tuple(
+    f"{bases.EMULATOR}/{name}"
+    for name in (bases.LOADER, bases.PROGRAM, bases.FIRMWARE, "libz.so.1")
+)
 ID = "0123456789abcdef0123456789abcdef"
 
 
@@ -41,10 +46,10 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> MachineCommands:
 
 def make_base(path: Path) -> Base:
     """A folder as a base is, with other content."""
-    path.mkdir(parents=True)
-    for name in bases.FILES:
+    (path / bases.EMULATOR).mkdir(parents=True)
+    for name in (*bases.FILES, *IN_EMULATOR):
         (path / name).write_bytes(f"content of {name}\n".encode())
-    (path / dist.SUMS).write_text(dist.sums(dist.record(path, bases.FILES)))
+    (path / dist.SUMS).write_text(Base(path).sums())
     return Base(path)
 
 

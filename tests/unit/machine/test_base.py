@@ -20,7 +20,7 @@ from buildkit_riscv64.machine import base as bases
 from buildkit_riscv64.machine.base import Base
 
 from ..making import PINS
-from .conftest import MachineCommands, make_base
+from .conftest import IN_EMULATOR, MachineCommands, make_base
 
 MIRROR = "http://mirror.invalid/debian"
 
@@ -86,7 +86,7 @@ def test_of_the_pins_only_go_counts() -> None:
 
 
 def test_the_lists_have_no_comments() -> None:
-    for name in ("packages", "excluded"):
+    for name in ("packages", "excluded", "emulator"):
         lines = bases.listed(name)
         assert lines
         assert len(set(lines)) == len(lines)
@@ -131,11 +131,24 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", [*bases.FILES, dist.SUMS])
+@pytest.mark.parametrize("name", [*bases.FILES, *IN_EMULATOR, dist.SUMS])
 def test_a_damaged_base_is_not_used(base: Base, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:  # fmt: skip
     DAMAGES[damage](base.path / name)
     assert bases.find(PINS) is None
     assert capsys.readouterr().err == f"the base in {base.path} is damaged: making it anew\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "libc.so.6").write_text("more\n"),
+        lambda folder: (folder / "libz.so.1").rename(folder / "libz.so.2"),
+        shutil.rmtree,
+    ],
+)
+def test_what_the_emulator_loads_is_what_was_unpacked(base: Base, change: Callable[[Path], object]) -> None:  # fmt: skip
+    change(base.path / bases.EMULATOR)
+    assert bases.find(PINS) is None
 
 
 # Where packages come from.
@@ -202,31 +215,42 @@ def test_a_board_needs_no_emulator(binfmt: Path, on: Callable[[str], None]) -> N
 # Making it.
 
 
-def expected(prefix: list[str], root: str) -> list[str]:
-    recipe = bases.RECIPE
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    return [
-        *prefix, "unshare", "--mount", "mmdebstrap", "--mode=root", "--arch=riscv64", "--variant=minbase",
-        "--include=a,b,golang-1.26-go",
-        '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
-        '--aptopt=Acquire::Retries "3"', "--dpkgopt=force-unsafe-io",
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
+SIGNED = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+APT_OPTIONS = [
+    '--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"',
+    '--aptopt=Acquire::Retries "3"',
+]  # fmt: skip
+
+
+@pytest.fixture(params=[(0, []), (1000, ["sudo", "--preserve-env"])])
+def prefix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What makes a user root."""
+    user, words = request.param
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name))
+    return [*words, "unshare", "--mount", "mmdebstrap", "--mode=root"]
+
+
+def test_the_command_for_the_system(recipe: Path, prefix: list[str]) -> None:
+    (recipe / "packages").write_text("# why\n a\n\nb\n")
+    (recipe / "excluded").write_text("/usr/share/doc/*\n")
+    assert bases.system_command(MIRROR, "golang-1.26-go", Path("/w/root")) == [
+        *prefix, "--arch=riscv64", "--variant=minbase", "--include=a,b,golang-1.26-go",
+        "--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/doc/*",
         f"--setup-hook={recipe}/setup-hook", f"--essential-hook={recipe}/essential-hook",
-        f"--customize-hook={recipe}/customize-hook",
-        "trixie", root,
-        f"deb [signed-by={keyring}] {MIRROR} trixie main",
-        f"deb [signed-by={keyring} check-valid-until=no] {MIRROR} forky main",
+        f"--customize-hook={recipe}/customize-hook", *APT_OPTIONS,
+        "trixie", "/w/root",
+        f"deb [{SIGNED}] {MIRROR} trixie main",
+        f"deb [{SIGNED} check-valid-until=no] {MIRROR} forky main",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("user", "prefix"), [(0, []), (1000, ["sudo", "--preserve-env"])])
-def test_the_mmdebstrap_command(monkeypatch: pytest.MonkeyPatch, recipe: Path, user: int, prefix: list[str]) -> None:  # fmt: skip
-    monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name))
-    (recipe / "packages").write_text("# why\n a\n\nb\n")
-    (recipe / "excluded").write_text("/usr/share/doc/*\n")
-    said = bases.command(MIRROR, "golang-1.26-go", Path("/w/root"))
-    assert said == expected(prefix, "/w/root")
+def test_the_command_for_the_emulator(recipe: Path, prefix: list[str]) -> None:
+    (recipe / "emulator").write_text("# why\nqemu\nfirmware\n")
+    assert bases.emulator_command(MIRROR, Path("/w/root")) == [
+        *prefix, "--variant=extract", "--include=qemu,firmware", *APT_OPTIONS,
+        "trixie", "/w/root", f"deb [{SIGNED}] {MIRROR} trixie main",
+    ]  # fmt: skip
 
 
 class Maker:
@@ -241,9 +265,35 @@ class Maker:
         monkeypatch.setattr(process, "run", self.run)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         commands.answer("apt-get", "indextargets", stdout=f"{MIRROR}/ Debian\n")
+        monkeypatch.setattr(process, "probe", self.probe)
+
+    def unpack_emulator(self, root: Path) -> None:
+        """What is in Debian's packages: more than is needed."""
+        self.libraries = root / "usr/lib/x86_64-linux-gnu"
+        for path in (
+            *(self.libraries / name for name in ("ld-linux-x86-64.so.2", "libc.so.6", "libz.so.1.3", "libother.so")),
+            root / "usr/bin" / bases.PROGRAM, root / "usr/bin/other", root / "usr/lib/fw.bin",
+        ):  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(path.name)
+        (self.libraries / "libz.so.1").symlink_to("libz.so.1.3")
+        (root / "usr/share/qemu").mkdir(parents=True)
+        (root / "usr/share/qemu" / bases.FIRMWARE).symlink_to("../../lib/fw.bin")
+
+    def probe(self, args: process.Arguments, **options: Any) -> process.Result:
+        if "--list" in args:
+            linked = "".join(
+                f"\t{n} => {self.libraries}/{n} (0x00007f0000000000)\n" for n in ("libc.so.6", "libz.so.1")
+            )  # fmt: skip
+            self.commands.answer("--list", stdout=f"\tlinux-vdso.so.1 (0x00007ffc)\n{linked}")
+            self.commands.answer("--version", stdout="QEMU emulator version 10\nCopyright\n")
+        return self.commands.probe(args, **options)
 
     def stream(self, args: process.Arguments, on_line: Any, **options: Any) -> int:
         code = self.commands.stream(args, on_line, **options)
+        if "--variant=extract" in args:
+            self.unpack_emulator(Path(args[-2]))
+            return code
         self.work = Path(options["env"]["OUTPUT"])
         (self.work / "root/etc").mkdir(parents=True, exist_ok=True)
         for name in bases.FILES[1:]:
@@ -283,11 +333,12 @@ def test_making_a_base(maker: Maker) -> None:
     assert made.path.stat().st_mode & 0o777 == 0o755
     assert in_bases() == [made.path.name]
     assert sorted(p.name for p in made.path.iterdir()) == sorted(
-        [*bases.FILES, dist.SUMS, "mmdebstrap.log"]
+        [*bases.FILES, bases.EMULATOR, dist.SUMS, "mmdebstrap.log"]
     )
-    stream, mke2fs, convert = (call for call in maker.commands.calls if call.verb != "probe")
+    unpack, stream, mke2fs, convert = (c for c in maker.commands.calls if c.verb != "probe")
     work = maker.work
-    assert stream.args == bases.command(MIRROR, "golang-1.26-go", work / "root")
+    assert unpack.args == bases.emulator_command(MIRROR, work / "emulator-root")
+    assert stream.args == bases.system_command(MIRROR, "golang-1.26-go", work / "root")
     assert mke2fs.args == [
         "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-m", "0",
         "-E", "assume_storage_prezeroed=1,lazy_itable_init=1", "-d", f"{work}/root",
@@ -305,14 +356,42 @@ def test_making_a_base(maker: Maker) -> None:
 
 
 @pytest.mark.usefixtures("_cache")
+def test_the_emulator_is_what_it_loads_and_nothing_else(maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    made = bases._make(PINS)
+    kept = {p.name: p.read_text() for p in (made.path / bases.EMULATOR).iterdir()}
+    assert kept == {
+        bases.LOADER: "ld-linux-x86-64.so.2", bases.PROGRAM: bases.PROGRAM,
+        bases.FIRMWARE: "fw.bin", "libc.so.6": "libc.so.6", "libz.so.1": "libz.so.1.3",
+    }  # fmt: skip
+    assert "  QEMU emulator version 10\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize("word", ["--list", "--version"])
+def test_an_emulator_that_does_not_run_here_is_no_base(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    def probe(args: process.Arguments, **options: Any) -> process.Result:
+        if word in args:
+            return process.Result(127, "", "loader: cannot execute\n")
+        return maker.probe(args, **options)
+
+    monkeypatch.setattr(process, "probe", probe)
+    with pytest.raises(MachineError, match="cannot execute"):
+        bases._make(PINS)
+    assert in_bases() == []
+
+
+@pytest.mark.usefixtures("_cache")
 def test_debian_has_moved_on_from_the_pinned_go(maker: Maker) -> None:
+    system = "--arch=riscv64"
     maker.commands.answer(
-        "mmdebstrap", code=1, stdout="E: Package 'golang-1.26-go' has no installation candidate\n"
+        system, code=1, stdout="E: Package 'golang-1.26-go' has no installation candidate\n"
     )
     later = f"--include={','.join([*bases.listed('packages'), 'golang-go'])}"
     maker.commands.answer(later, stdout="fine\n")
     bases._make(PINS)
-    tried = [c.args[6].rpartition(",")[2] for c in maker.commands.calls if c.verb == "stream"]
+    tried = [args[6].rpartition(",")[2] for args in maker.commands.args if system in args]
     assert tried == ["golang-1.26-go", "golang-go"]
 
 
@@ -377,7 +456,9 @@ def test_a_damaged_base_is_made_anew(maker: Maker, base: Base, monkeypatch: pyte
     monkeypatch.setattr(bases, "_require_emulation", lambda: None)
     assert bases.ensure(PINS) == base
     assert base.kernel.read_text() == "kernel"
-    assert [c.verb for c in maker.commands.calls] == ["probe", "stream", "run", "run"]
+    assert [c.verb for c in maker.commands.calls] == [
+        "probe", "stream", "probe", "probe", "stream", "run", "run"
+    ]  # fmt: skip
 
 
 def test_what_unpacking_needs_root_for_needs_it_for_removing(

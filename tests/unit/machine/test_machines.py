@@ -206,14 +206,17 @@ def test_its_disk(machine: Machine) -> None:
 
 def test_the_qemu_command(machine: Machine, base: Base) -> None:
     assert machines.qemu(machine, base, 2222) == [
-        "qemu-system-riscv64", "-name", "guest=one",
+        f"{base.path}/emulator/loader", "--library-path", f"{base.path}/emulator",
+        f"{base.path}/emulator/qemu-system-riscv64", "-L", f"{base.path}/emulator",
+        "-name", "guest=one",
         "-no-user-config", "-nodefaults", "-display", "none",
         "-machine", "virt", "-cpu", "rv64",
         "-accel", "tcg,thread=multi,tb-size=1024",
         "-smp", "2", "-m", "8G",
         "-kernel", f"{base.path}/kernel", "-initrd", "initrd",
         "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0"
-        f" net.ifnames=0 systemd.machine_id={ID} no4lvl",
+        f" net.ifnames=0 systemd.machine_id={ID} no4lvl"
+        " thp_anon=16K,32K,64K:always init_on_alloc=0",
         "-drive", "file=disk.qcow2,if=none,id=disk,format=qcow2,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
         "-netdev", "user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:2222-:22",
@@ -405,12 +408,12 @@ def pid(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def verbs(commands: MachineCommands) -> list[str]:
-    return [call.args[0] for call in commands.calls]
+    return [Path(call.args[0]).name for call in commands.calls]
 
 
 def test_starting(ready: MachineCommands, machine: Machine, base: Base, pid: list[int]) -> None:
     machines.start(machine)
-    assert verbs(ready) == ["cpio", "qemu-system-riscv64", "ssh"]
+    assert verbs(ready) == ["cpio", "loader", "ssh"]
     _, started, ssh = ready.calls
     assert started.options["cwd"] == machine.path
     config = (machine.path / "ssh_config").read_text()
@@ -430,21 +433,21 @@ def test_one_that_runs_is_left_alone(ready: MachineCommands, machine: Machine, p
 
 def test_a_port_that_is_taken_is_given_up(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
     ready.answer(
-        "qemu-system-riscv64", code=1,
+        "-netdev", code=1,
         stderr="qemu: -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:1-:22'\n",
     )  # fmt: skip
     with pytest.raises(MachineError, match=r"qemu does not start: .*host forwarding"):
         machines.start(machine)
-    assert verbs(ready) == ["cpio", *["qemu-system-riscv64"] * 3]
+    assert verbs(ready) == ["cpio", *["loader"] * 3]
     ports = {call.args[call.args.index("-netdev") + 1] for call in ready.calls[1:]}
     assert len(ports) > 1
 
 
 def test_qemu_does_not_start(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:
-    ready.answer("qemu-system-riscv64", code=1, stderr="cannot set up guest memory 'ram'\n")
+    ready.answer("-netdev", code=1, stderr="cannot set up guest memory 'ram'\n")
     with pytest.raises(MachineError, match="qemu does not start: cannot set up guest memory"):
         machines.start(machine)
-    assert verbs(ready) == ["cpio", "qemu-system-riscv64"]
+    assert verbs(ready) == ["cpio", "loader"]
 
 
 def test_qemu_ends_while_it_starts(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
