@@ -35,7 +35,8 @@ FILES = ("base.qcow2", "kernel", "initrd", "ca-certificates.crt", "packages.tsv"
 #: The emulator's folder: the program, its libraries, its firmware.
 EMULATOR = "emulator"
 PROGRAM = "qemu-system-riscv64"
-LOADER = "loader"
+#: So that ps and pgrep, which see the first 15 letters, show qemu.
+LOADER = f"{PROGRAM}-loader"
 FIRMWARE = "opensbi-riscv64-generic-fw_dynamic.bin"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

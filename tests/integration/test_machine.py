@@ -356,6 +356,30 @@ def sleeping(user: User, run: Started) -> None:
     assert run.process.poll() is None, run.said()
 
 
+def test_no_memory_for_the_compiler(running: User) -> None:
+    def largest() -> list[str]:
+        return running.ssh("ps -eo rss=,comm= --sort=-rss | head -1").split()
+
+    before = running.project.files()
+    build = ["./invoke", "build-binaries", "--source", "./mini", "--force", "--yes"]
+    with running.started("env", "GOCACHE=/root/empty", *build) as run:
+        assert eventually(
+            lambda: (
+                run.process.poll() is not None
+                or (int(largest()[0]) > 100_000 and largest()[1] == "compile")
+            ),
+            BOUND,
+        )
+        # The kernel does what it does when memory runs out: it ends the largest process.
+        running.ssh("echo f >/proc/sysrq-trigger")
+        refused(run.wait(), 3, "the compiler was killed", "memory runs out")
+    # ssh lives on, in the same process: systemd might have stopped it for that.
+    assert "Out of memory: Killed process" in running.ssh("dmesg")
+    assert running.ssh("systemctl show --property NRestarts ssh") == "NRestarts=0\n"
+    assert running.project.files() == before
+    assert not running.ssh("ls -A .cache/buildkit-riscv64/checkouts/*/dist | grep staging || true")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_what_runs_there_ends_with_us(running: User, number: signal.Signals) -> None:
     with running.started("sleep", "4321") as run:

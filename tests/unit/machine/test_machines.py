@@ -206,7 +206,7 @@ def test_its_disk(machine: Machine) -> None:
 
 def test_the_qemu_command(machine: Machine, base: Base) -> None:
     assert machines.qemu(machine, base, 2222) == [
-        f"{base.path}/emulator/loader", "--library-path", f"{base.path}/emulator",
+        f"{base.path}/emulator/qemu-system-riscv64-loader", "--library-path", f"{base.path}/emulator",
         f"{base.path}/emulator/qemu-system-riscv64", "-L", f"{base.path}/emulator",
         "-name", "guest=one",
         "-no-user-config", "-nodefaults", "-display", "none",
@@ -413,7 +413,7 @@ def verbs(commands: MachineCommands) -> list[str]:
 
 def test_starting(ready: MachineCommands, machine: Machine, base: Base, pid: list[int]) -> None:
     machines.start(machine)
-    assert verbs(ready) == ["cpio", "loader", "ssh"]
+    assert verbs(ready) == ["cpio", bases.LOADER, "ssh"]
     _, started, ssh = ready.calls
     assert started.options["cwd"] == machine.path
     config = (machine.path / "ssh_config").read_text()
@@ -438,7 +438,7 @@ def test_a_port_that_is_taken_is_given_up(ready: MachineCommands, machine: Machi
     )  # fmt: skip
     with pytest.raises(MachineError, match=r"qemu does not start: .*host forwarding"):
         machines.start(machine)
-    assert verbs(ready) == ["cpio", *["loader"] * 3]
+    assert verbs(ready) == ["cpio", *[bases.LOADER] * 3]
     ports = {call.args[call.args.index("-netdev") + 1] for call in ready.calls[1:]}
     assert len(ports) > 1
 
@@ -447,7 +447,7 @@ def test_qemu_does_not_start(ready: MachineCommands, machine: Machine, pid: list
     ready.answer("-netdev", code=1, stderr="cannot set up guest memory 'ram'\n")
     with pytest.raises(MachineError, match="qemu does not start: cannot set up guest memory"):
         machines.start(machine)
-    assert verbs(ready) == ["cpio", "loader"]
+    assert verbs(ready) == ["cpio", bases.LOADER]
 
 
 def test_qemu_ends_while_it_starts(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
