@@ -1,7 +1,9 @@
 """An emulated machine: making it, reaching it, and compiling in it.
 
 Our settings are compared with qemu's own and with qemu-user over the same
-packages: `net/http` of Go's standard library and all that it imports.
+packages: `net/http` of Go's standard library and all that it imports. qemu-user is
+the host's, and the one of the release that the machine's qemu is from: to take turns,
+they are registered with the kernel one after the other, which only root may do.
 That takes half an hour; so does the real build, cold and warm, with `--full`.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -17,16 +20,16 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import Case, Sample, in_turns, keep, run
-from buildkit_riscv64 import arch, project
+from buildkit_riscv64 import arch, process, project
 from buildkit_riscv64.binaries import compile as compiler
-from buildkit_riscv64.machine import machines
+from buildkit_riscv64.machine import base as bases
+from buildkit_riscv64.machine import checks, machines
 
 NAME = "benchmark"
 PACKAGES = "net/http"
 #: Prints where Debian has put the machine's Go: not on PATH, since tasks look for the pinned one.
 GO_THERE = "readlink -f /usr/lib/go-*/bin/go | head -1"
-#: Debian's emulator for programs, as qemu-user-static has it on the host.
-USER_EMULATOR = f"qemu-{arch.Architecture.RISCV64.uname}-static"
+USER_EMULATOR = f"qemu-{arch.Architecture.RISCV64.uname}"
 
 
 class Bench:
@@ -130,29 +133,67 @@ class Bench:
             )  # fmt: skip
         return root / goroot.relative_to("/")
 
-    def in_user_mode(self, goroot: Path) -> Callable[[], Sample]:
+    def user_emulators(self) -> dict[str, Path]:
+        """Emulators for programs, by what they are called here: with their versions."""
+        root = self.folder / "qemu-user"
+        process.run(bases.unpack_command(bases.mirror(), ["qemu-user"], root))
+        hosts = shutil.which(f"{USER_EMULATOR}-static") or shutil.which(USER_EMULATOR)
+        found = [*map(Path, filter(None, [hosts])), root / "usr/bin" / USER_EMULATOR]
+        return {
+            # "qemu-riscv64 version 10.0.13 (Debian …)"
+            f"qemu-user {process.read([path, '--version']).split()[2]}": path
+            for path in found
+        }
+
+    def in_user_mode(self, emulator: Path, goroot: Path) -> Callable[[], Sample]:
         """By qemu-user, on the host."""
 
         def compile_() -> Sample:
-            with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            with tempfile.TemporaryDirectory(dir=self.folder) as cache, registered(emulator):
                 env = {
                     "PATH": os.environ["PATH"], "HOME": cache, "GOROOT": str(goroot),
                     "QEMU_LD_PREFIX": str(self.folder / "root"), "CGO_ENABLED": "0",
                     "GOTOOLCHAIN": "local", "GOCACHE": f"{cache}/empty",
                 }  # fmt: skip
-                go = [USER_EMULATOR, str(goroot / "bin/go")]
-                return run([*go, "build", PACKAGES], goroot / "src", env)
+                return run([emulator, goroot / "bin/go", "build", PACKAGES], goroot / "src", env)
 
         return compile_
 
 
+@contextlib.contextmanager
+def registered(emulator: Path) -> Iterator[None]:
+    """Have the kernel start riscv64 programs by this emulator, for a while."""
+
+    def register(line: str) -> None:
+        entry = bases.BINFMT / USER_EMULATOR
+        if entry.exists():
+            entry.write_text("-1")
+        (bases.BINFMT / "register").write_text(line)
+
+    line = checks.FORMAT.read_text()
+    *how, _, _ = line.split(":")
+    register(":".join([*how, str(emulator), "F"]))
+    try:
+        yield
+    finally:
+        register(line)
+
+
 def main(argv: Sequence[str] = ()) -> None:
-    """Measure: `--full` only the real build; `--ready` without making the base anew."""
+    """Measure: `--full` only the real build; `--compile` only compiling packages.
+
+    `--ready` takes the base from the user's cache.
+    """
     ready = project.cache() if "--ready" in argv else None
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR") or "/var/tmp") as name:
         bench = Bench(Path(name), ready)
         try:
-            cases = list(_full(bench) if "--full" in argv else _cases(bench))
+            if "--full" in argv:
+                cases = list(_full(bench))
+            elif "--compile" in argv:
+                cases = [_compile(bench)]
+            else:
+                cases = [*_reach(bench), _compile(bench)]
         finally:
             bench.forget()
     print(f"wrote {keep('machine', cases, execution='qemu-system')}")
@@ -172,7 +213,7 @@ def _full(bench: Bench) -> Iterator[Case]:
     )  # fmt: skip
 
 
-def _cases(bench: Bench) -> Iterator[Case]:
+def _reach(bench: Bench) -> Iterator[Case]:
     yield in_turns(
         Case(name="create", description="with no base in the cache", limit_seconds=480),
         1, {"ours": bench.create},
@@ -191,7 +232,11 @@ def _cases(bench: Bench) -> Iterator[Case]:
         Case(name="round trip", description="`invoke on … -- true`", limit_more=1.5),
         7, {"bare ssh": bench.ssh_true, "ours": bench.on_true},
     )  # fmt: skip
-    yield in_turns(
+
+
+def _compile(bench: Bench) -> Case:
+    goroot = bench.fetch_go()
+    return in_turns(
         Case(
             name="compile",
             description=f"`go build {PACKAGES}`, empty build cache, against qemu's and Go's"
@@ -201,7 +246,10 @@ def _cases(bench: Bench) -> Iterator[Case]:
         2,
         {
             "defaults": bench.with_defaults,
-            "qemu-user": bench.in_user_mode(bench.fetch_go()),
+            **{
+                name: bench.in_user_mode(emulator, goroot)
+                for name, emulator in bench.user_emulators().items()
+            },
             "ours": bench.ours,
         },
     )

@@ -15,7 +15,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -255,11 +255,10 @@ def system_command(archive: str, go_package: str, root: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def emulator_command(archive: str, root: Path) -> list[str]:
-    """The command that unpacks the emulator for this host, and configures nothing."""
-    packages = ",".join(listed("emulator"))
+def unpack_command(archive: str, packages: Sequence[str], root: Path) -> list[str]:
+    """The command that unpacks packages for this host, and configures nothing."""
     return [
-        *_mmdebstrap("--variant=extract", f"--include={packages}"),
+        *_mmdebstrap("--variant=extract", f"--include={','.join(packages)}"),
         SUITE, str(root), _source(archive, SUITE),
     ]  # fmt: skip
 
@@ -319,24 +318,23 @@ def _emulator(archive: str, work: Path) -> None:
     (docs/benchmarks.md), whatever release of Debian the host is.
     """
     root = work / "emulator-root"
-    code, said = _unpack(
-        emulator_command(archive, root), process.environment({"TMPDIR": str(work)})
-    )
+    command = unpack_command(archive, listed("emulator"), root)
+    code, said = _unpack(command, process.environment({"TMPDIR": str(work)}))
     if code:
         raise _failed(code, said)
     program = root / "usr/bin" / PROGRAM
     libraries = next(root.glob("usr/lib/*/libc.so.6")).parent
     loader = next(libraries.glob("ld-linux*"))
-    # "libz.so.1 => /…/libz.so.1 (0x00007f…)"
-    needed = process.read(
+    linked = process.read(
         [loader, "--library-path", libraries, "--list", program], error=MachineError
     )
+    # "libz.so.1 => /…/libz.so.1 (0x00007f…)"
+    needed = map(Path, re.findall(r" => (.+) \(0x", linked))
     folder = work / EMULATOR
     folder.mkdir()
     shutil.copy(loader, folder / LOADER)
-    for path in (program, root / "usr/share/qemu" / FIRMWARE, *map(Path, needed.split())):
-        if path.is_relative_to(root):
-            shutil.copy(path, folder)
+    for path in (program, root / "usr/share/qemu" / FIRMWARE, *needed):
+        shutil.copy(path, folder)
     _discard(root)
     version = process.read([*Base(work).emulator, "--version"], error=MachineError)
     say(f"  {version.splitlines()[0]}")

@@ -12,8 +12,8 @@ from . import base
 
 #: Emulators for programs of other architectures, as Debian 12 calls them.
 EMULATOR = "qemu-user-static"
-# Where they say how to register them (binfmt.d(5)); systemd does it where it runs.
-_FORMAT = Path("/usr/lib/binfmt.d/qemu-riscv64.conf")
+#: Where they say how to register them (binfmt.d(5)); systemd does it where it runs.
+FORMAT = Path("/usr/lib/binfmt.d/qemu-riscv64.conf")
 
 for _name in base.TOOLS:
     check(_name, "It makes or runs the emulated machine.", Phase.MACHINE)(
@@ -34,7 +34,7 @@ def _riscv64_programs() -> Seen:
     register = (
         "sh", "-c",
         f"[ ! -e {registry}/qemu-riscv64 ] || echo -1 >{registry}/qemu-riscv64;"
-        f" cat {_FORMAT} >{registry}/register",
+        f" cat {FORMAT} >{registry}/register",
     )  # fmt: skip
     return Seen(
         Status.FAIL, detail, f"systemctl restart systemd-binfmt, or as root: {register[-1]}",
@@ -45,7 +45,7 @@ def _riscv64_programs() -> Seen:
 def _emulator_is_installed() -> bool:
     """True for an emulator that is to be registered with the flag F."""
     try:
-        return "F" in _FORMAT.read_text().strip().rpartition(":")[2]
+        return "F" in FORMAT.read_text().strip().rpartition(":")[2]
     except OSError:
         return False
 

@@ -245,9 +245,8 @@ def test_the_command_for_the_system(recipe: Path, prefix: list[str]) -> None:
     ]  # fmt: skip
 
 
-def test_the_command_for_the_emulator(recipe: Path, prefix: list[str]) -> None:
-    (recipe / "emulator").write_text("# why\nqemu\nfirmware\n")
-    assert bases.emulator_command(MIRROR, Path("/w/root")) == [
+def test_the_command_that_unpacks(prefix: list[str]) -> None:
+    assert bases.unpack_command(MIRROR, ["qemu", "firmware"], Path("/w/root")) == [
         *prefix, "--variant=extract", "--include=qemu,firmware", *APT_OPTIONS,
         "trixie", "/w/root", f"deb [{SIGNED}] {MIRROR} trixie main",
     ]  # fmt: skip
@@ -337,7 +336,9 @@ def test_making_a_base(maker: Maker) -> None:
     )
     unpack, stream, mke2fs, convert = (c for c in maker.commands.calls if c.verb != "probe")
     work = maker.work
-    assert unpack.args == bases.emulator_command(MIRROR, work / "emulator-root")
+    assert unpack.args == bases.unpack_command(
+        MIRROR, ["opensbi", "qemu-system-riscv"], work / "emulator-root"
+    )
     assert stream.args == bases.system_command(MIRROR, "golang-1.26-go", work / "root")
     assert mke2fs.args == [
         "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-m", "0",

@@ -22,7 +22,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         monkeypatch.setattr(base, "runs_riscv64", lambda: runs)
         monkeypatch.setattr(base, "binfmt_is_mounted", lambda: mounted)
         monkeypatch.setattr(base, "BINFMT", tmp_path)
-        monkeypatch.setattr(checks, "_FORMAT", tmp_path / "qemu-riscv64.conf")
+        monkeypatch.setattr(checks, "FORMAT", tmp_path / "qemu-riscv64.conf")
         if flags is not None:
             (tmp_path / "qemu-riscv64.conf").write_text(f":qemu-riscv64:M::x:y:/emulator:{flags}\n")
 
