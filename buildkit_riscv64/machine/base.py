@@ -314,8 +314,7 @@ def _make(pinned: pins.Pins) -> Base:
 def _emulator(archive: str, work: Path) -> None:
     """Take qemu out of its packages, with the libraries and the firmware that it loads.
 
-    Every host gets the same: the suite's, which is quicker than the ones before it
-    (docs/benchmarks.md), whatever release of Debian the host is.
+    Every host gets the same, whatever its release: the one that machines are tested with.
     """
     root = work / "emulator-root"
     command = unpack_command(archive, listed("emulator"), root)
