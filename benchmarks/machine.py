@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import Case, Sample, in_turns, keep, run
-from buildkit_riscv64 import arch, process, project
+from buildkit_riscv64 import arch, host, process, project
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.machine import base as bases
 from buildkit_riscv64.machine import checks, machines
@@ -107,7 +107,9 @@ class Bench:
         """With what we chose, of qemu's settings and of Go's."""
         memory = machines.size_bytes(self.shape.memory, "memory")
         cpus = self.shape.cpus
-        chosen = compiler.collector(memory, cpus) | compiler.threads(cpus)
+        chosen = compiler.collector(memory, cpus) | compiler.threads(
+            cpus, host.Execution.QEMU_SYSTEM
+        )
         return self.compile_there([f"{key}={value}" for key, value in chosen.items()], f"-p={cpus}")
 
     def with_defaults(self) -> Sample:

@@ -69,18 +69,21 @@ def collector(available: int, jobs: int) -> dict[str, str]:
     return {}
 
 
-def threads(cpus: int) -> dict[str, str]:
+def threads(cpus: int, execution: host.Execution) -> dict[str, str]:
     """How many threads each compiler gets, besides `-p` compilers at the same time.
 
     With as many compilers as processors at work, more threads in each only get
     in each other's way: on two processors, one thread took 3 to 8 % off the
     processor time of a part of the tree. With more processors there are times
-    when fewer compilers run than there are processors, and the threads pay.
+    when fewer compilers run than there are processors, and the threads pay. So
+    they do in an emulated machine: 103 s against 121 s for `encoding/json`, and no
+    difference where many packages compile at once.
 
     Args:
         cpus: processors.
+        execution: how this machine executes.
     """
-    return {"GOMAXPROCS": "1"} if cpus <= 2 else {}
+    return {"GOMAXPROCS": "1"} if cpus <= 2 and execution is host.Execution.NATIVE else {}
 
 
 class Progress(Protocol):
@@ -244,7 +247,7 @@ def compile_commands(
         {
             "GOTMPDIR": str(scratch),
             **collector(host.memory_bytes("MemAvailable"), host.cpus()),
-            **threads(host.cpus()),
+            **threads(host.cpus(), host.execution()),
             **extra_env,
         },
     )

@@ -54,7 +54,8 @@ def test_collector(memory: int, cpus: int, expected: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("cpus", "threads"), [(1, "1"), (2, "1"), (3, None), (8, None)])
 def test_threads(cpus: int, threads: str | None) -> None:
-    assert compiler.threads(cpus).get("GOMAXPROCS") == threads
+    assert compiler.threads(cpus, host.Execution.NATIVE).get("GOMAXPROCS") == threads
+    assert compiler.threads(cpus, host.Execution.QEMU_SYSTEM) == {}
 
 
 def test_a_collector_is_off_only_where_the_linker_fits() -> None:
@@ -190,6 +191,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, commands: Commands) -> Commands:
     monkeypatch.setattr(compiler, "environment", lambda _go, extra: dict(extra))
     monkeypatch.setattr(host, "memory_bytes", lambda field: {"MemAvailable": 24 * GB}[field])
     monkeypatch.setattr(host, "cpus", lambda: 2)
+    monkeypatch.setattr(host, "execution", lambda: host.Execution.NATIVE)
     return commands
 
 
