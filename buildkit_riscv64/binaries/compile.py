@@ -76,8 +76,8 @@ def threads(cpus: int, execution: host.Execution) -> dict[str, str]:
     in each other's way: on two processors, one thread took 3 to 8 % off the
     processor time of a part of the tree. With more processors there are times
     when fewer compilers run than there are processors, and the threads pay. So
-    they do in an emulated machine: 103 s against 121 s for `encoding/json`, and no
-    difference where many packages compile at once.
+    they do in an emulated machine, by up to a tenth; where many packages compile
+    at once, one thread gained nothing there.
 
     Args:
         cpus: processors.
