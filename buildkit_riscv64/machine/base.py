@@ -32,8 +32,8 @@ BASE_BYTES = 3 << 30
 #: What making it takes, at most: packages, unpacked packages, raw and final image.
 NEEDED_BYTES = 6 << 30
 FILES = ("base.qcow2", "kernel", "initrd", "ca-certificates.crt", "packages.tsv")
-#: The emulator's folder: the program, its libraries, its firmware.
-EMULATOR = "emulator"
+#: Of qemu: the program, its libraries, its firmware.
+EMULATOR_FOLDER = "emulator"
 PROGRAM = "qemu-system-riscv64"
 #: So that ps and pgrep, which see the first 15 letters, show qemu.
 LOADER = f"{PROGRAM}-loader"
@@ -80,7 +80,7 @@ class Base:
     @property
     def emulator(self) -> list[str]:
         """The command that starts the base's own qemu; the host's C library may be older."""
-        folder = self.path / EMULATOR
+        folder = self.path / EMULATOR_FOLDER
         return [
             str(folder / LOADER), "--library-path", str(folder),
             str(folder / PROGRAM), "-L", str(folder),
@@ -92,7 +92,9 @@ class Base:
         Raises:
             OSError: one cannot be read.
         """
-        emulator = sorted(f"{EMULATOR}/{p.name}" for p in (self.path / EMULATOR).iterdir())
+        emulator = sorted(
+            f"{EMULATOR_FOLDER}/{p.name}" for p in (self.path / EMULATOR_FOLDER).iterdir()
+        )
         return dist.sums(dist.record(self.path, (*FILES, *emulator)))
 
 
@@ -215,7 +217,7 @@ def _lock() -> Iterator[None]:
         yield
 
 
-def _mmdebstrap(*options: str) -> list[str]:
+def _command(*options: str) -> list[str]:
     """The mmdebstrap command, up to the suite."""
     return [
         *process.as_root(),
@@ -242,7 +244,7 @@ def system_command(archive: str, go_package: str, root: Path) -> list[str]:
         for pattern in listed("excluded")
     ]
     return [
-        *_mmdebstrap(
+        *_command(
             "--arch=riscv64", "--variant=minbase",
             f"--include={','.join([*listed('packages'), go_package])}",
             "--dpkgopt=force-unsafe-io", *excluded,
@@ -258,7 +260,7 @@ def system_command(archive: str, go_package: str, root: Path) -> list[str]:
 def unpack_command(archive: str, packages: Sequence[str], root: Path) -> list[str]:
     """The command that unpacks packages for this host, and configures nothing."""
     return [
-        *_mmdebstrap("--variant=extract", f"--include={','.join(packages)}"),
+        *_command("--variant=extract", f"--include={','.join(packages)}"),
         SUITE, str(root), _source(archive, SUITE),
     ]  # fmt: skip
 
@@ -318,7 +320,7 @@ def _emulator(archive: str, work: Path) -> None:
     """
     root = work / "emulator-root"
     command = unpack_command(archive, listed("emulator"), root)
-    code, said = _unpack(command, process.environment({"TMPDIR": str(work)}))
+    code, said = _mmdebstrap(command, process.environment({"TMPDIR": str(work)}))
     if code:
         raise _failed(code, said)
     program = root / "usr/bin" / PROGRAM
@@ -329,7 +331,7 @@ def _emulator(archive: str, work: Path) -> None:
     )
     # "libz.so.1 => /…/libz.so.1 (0x00007f…)"
     needed = map(Path, re.findall(r" => (.+) \(0x", linked))
-    folder = work / EMULATOR
+    folder = work / EMULATOR_FOLDER
     folder.mkdir()
     shutil.copy(loader, folder / LOADER)
     for path in (program, root / "usr/share/qemu" / FIRMWARE, *needed):
@@ -357,7 +359,7 @@ def _system(pinned: pins.Pins, archive: str, work: Path) -> None:
     # Go fetches that through the module proxy. apt says at once when it has none.
     minor = ".".join(pinned.go.split(".")[:2])
     for package in (f"golang-{minor}-go", "golang-go"):
-        code, said = _unpack(system_command(archive, package, work / "root"), env)
+        code, said = _mmdebstrap(system_command(archive, package, work / "root"), env)
         (work / "mmdebstrap.log").write_text("\n".join(said) + "\n")
         if not any(
             f"{package}' has no installation candidate" in s or f"package {package}" in s
@@ -368,7 +370,7 @@ def _system(pinned: pins.Pins, archive: str, work: Path) -> None:
         raise _failed(code, said)
 
 
-def _unpack(command: process.Arguments, env: dict[str, str]) -> tuple[int, list[str]]:
+def _mmdebstrap(command: process.Arguments, env: dict[str, str]) -> tuple[int, list[str]]:
     """Run mmdebstrap; its exit code, and what it said."""
     said: list[str] = []
 

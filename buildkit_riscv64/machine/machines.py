@@ -32,7 +32,7 @@ DEFAULT_NAME = "riscv64"
 #: Seconds that a machine gets to answer ssh; on the slowest host seen it took 45.
 START_SECONDS = 180.0
 STOP_SECONDS = 40.0
-# What makes emulation quick, against qemu's own defaults in benchmarks/machine.py.
+# Why these, and what they are worth: docs/machines.md, "How fast it is".
 ACCELERATOR = "tcg,thread=multi,tb-size=1024"
 #: Three levels of page tables instead of five: fewer to walk in software. Memory for
 #: programs 16 to 64 KiB at a time: fewer faults. Kernel memory is not zeroed twice.
@@ -396,7 +396,8 @@ def start(machine: Machine) -> None:
 
 def _launch(machine: Machine) -> None:
     base = bases.Base(bases.bases() / machine.settings["base"])
-    if not base.disk.exists():
+    # One that was made before bases had an emulator is of no use either.
+    if not (base.disk.exists() and Path(base.emulator[0]).exists()):
         raise MachineError(
             f"the base of machine {machine.name} is not in the cache any more",
             f"invoke machine.destroy --name {machine.name}, and create it again",

@@ -16,7 +16,7 @@ from ..making import PINS, Call, Commands
 
 #: Files of the emulator.
 IN_EMULATOR = tuple(
-    f"{bases.EMULATOR}/{name}"
+    f"{bases.EMULATOR_FOLDER}/{name}"
     for name in (bases.LOADER, bases.PROGRAM, bases.FIRMWARE, "libz.so.1")
 )
 ID = "0123456789abcdef0123456789abcdef"
@@ -46,7 +46,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> MachineCommands:
 
 def make_base(path: Path) -> Base:
     """A folder as a base is, with other content."""
-    (path / bases.EMULATOR).mkdir(parents=True)
+    (path / bases.EMULATOR_FOLDER).mkdir(parents=True)
     for name in (*bases.FILES, *IN_EMULATOR):
         (path / name).write_bytes(f"content of {name}\n".encode())
     (path / dist.SUMS).write_text(Base(path).sums())

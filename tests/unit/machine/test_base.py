@@ -147,7 +147,7 @@ def test_a_damaged_base_is_not_used(base: Base, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_what_the_emulator_loads_is_what_was_unpacked(base: Base, change: Callable[[Path], object]) -> None:  # fmt: skip
-    change(base.path / bases.EMULATOR)
+    change(base.path / bases.EMULATOR_FOLDER)
     assert bases.find(PINS) is None
 
 
@@ -332,7 +332,7 @@ def test_making_a_base(maker: Maker) -> None:
     assert made.path.stat().st_mode & 0o777 == 0o755
     assert in_bases() == [made.path.name]
     assert sorted(p.name for p in made.path.iterdir()) == sorted(
-        [*bases.FILES, bases.EMULATOR, dist.SUMS, "mmdebstrap.log"]
+        [*bases.FILES, bases.EMULATOR_FOLDER, dist.SUMS, "mmdebstrap.log"]
     )
     unpack, stream, mke2fs, convert = (c for c in maker.commands.calls if c.verb != "probe")
     work = maker.work
@@ -359,7 +359,7 @@ def test_making_a_base(maker: Maker) -> None:
 @pytest.mark.usefixtures("_cache")
 def test_the_emulator_is_what_it_loads_and_nothing_else(maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     made = bases._make(PINS)
-    kept = {p.name: p.read_text() for p in (made.path / bases.EMULATOR).iterdir()}
+    kept = {p.name: p.read_text() for p in (made.path / bases.EMULATOR_FOLDER).iterdir()}
     assert kept == {
         bases.LOADER: "ld-linux-x86-64.so.2", bases.PROGRAM: bases.PROGRAM,
         bases.FIRMWARE: "fw.bin", "libc.so.6": "libc.so.6", "libz.so.1": "libz.so.1.3",

@@ -474,8 +474,9 @@ def test_it_never_answers(ready: MachineCommands, machine: Machine, pid: list[in
     assert "machine.logs --name one" in caught.value.hint
 
 
-def test_the_base_has_been_deleted(ready: MachineCommands, machine: Machine, base: Base) -> None:
-    shutil.rmtree(base.path)
+@pytest.mark.parametrize("gone", ["", bases.EMULATOR_FOLDER])
+def test_the_base_has_been_deleted(ready: MachineCommands, machine: Machine, base: Base, gone: str) -> None:  # fmt: skip
+    shutil.rmtree(base.path / gone)
     with pytest.raises(MachineError, match="is not in the cache any more") as caught:
         machines.start(machine)
     assert "machine.destroy --name one" in caught.value.hint
