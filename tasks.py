@@ -4,6 +4,7 @@ from invoke.collection import Collection
 
 from buildkit_riscv64 import config, house
 from buildkit_riscv64.binaries import tasks as binaries
+from buildkit_riscv64.image import tasks as image
 from buildkit_riscv64.machine import tasks as machine
 
 ns = Collection(
@@ -12,6 +13,8 @@ ns = Collection(
     binaries.build_binaries,
     binaries.check_binaries,
     binaries.verify_binaries,
+    image.build_image,
+    image.check_image,
     machine.on,
     machine=Collection(
         machine.create,

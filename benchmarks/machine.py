@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import Case, Sample, in_turns, keep, run
-from buildkit_riscv64 import arch, host, process, project
+from buildkit_riscv64 import arch, debian, host, process, project
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.machine import base as bases
 from buildkit_riscv64.machine import checks, machines
@@ -147,7 +147,7 @@ class Bench:
     def user_emulators(self) -> dict[str, Path]:
         """Emulators for programs, by what they are called here: with their versions."""
         root = self.folder / "qemu-user"
-        process.run(bases.unpack_command(bases.mirror(), ["qemu-user"], root))
+        process.run(bases.unpack_command(debian.mirror(), ["qemu-user"], root))
         hosts = shutil.which(f"{USER_EMULATOR}-static") or shutil.which(USER_EMULATOR)
         found = [*map(Path, filter(None, [hosts])), root / "usr/bin" / USER_EMULATOR]
         return {f"qemu-user {version(path)}": path for path in found}

@@ -23,6 +23,14 @@ DEFAULTS: dict[str, Any] = {
         # go, or make for upstream's container build.
         "via": "go",
     },
+    "image": {
+        # buildkit, our own fresh one, or docker.
+        "engine": "buildkit",
+        # What unpacks Debian's packages: auto, registry or rootfs.
+        "base": "auto",
+        # Where push-image pushes to, as HOST/REPO; empty for an OCI layout in dist/.
+        "registry": "",
+    },
     # Boards by name, for `invoke on NAME`: any ssh destination.
     "boards": {},
 }
@@ -38,6 +46,9 @@ class Settings:
         source: default of `--source`.
         goriscv64: default of `--goriscv64`.
         via: default of `--via`.
+        engine: default of `--engine`.
+        base: default of `--base`.
+        registry: default of `--registry`.
         boards: ssh destinations by name.
     """
 
@@ -46,6 +57,9 @@ class Settings:
     source: str
     goriscv64: str
     via: str
+    engine: str
+    base: str
+    registry: str
     boards: Mapping[str, str]
 
 
@@ -55,11 +69,10 @@ def read(config: Any) -> Settings:
     Raises:
         UsageError: a value has the wrong type.
     """
-    binaries = config["binaries"]
     values = {
         "yes": config["yes"],
         "dry": bool(config["run"]["dry"]),
-        **{key: binaries[key] for key in DEFAULTS["binaries"]},
+        **{key: config[phase][key] for phase in ("binaries", "image") for key in DEFAULTS[phase]},
     }
     for key, value in values.items():
         wanted = bool if key in {"yes", "dry"} else str

@@ -8,6 +8,11 @@
         manifest.json                             what, from what, on what, with what
         SHA256SUMS                                of all of the above
         cross-check.json                          verdict of another machine, if there is one
+        image/root/, image/rootless/              what phase 2 makes of the binaries:
+            layout/                               OCI image layout
+            buildkit-v0.32.2.linux-riscv64.image.tar    the same in one file; docker loads it
+            sbom.cdx.json                         CycloneDX SBOM of Debian's packages in it
+            manifest.json, SHA256SUMS
 
 A folder is made whole beside its place and then exchanged with what was there,
 in one system call. Names with a leading dot belong to a run at work.
@@ -42,6 +47,14 @@ VERDICT = "cross-check.json"
 MANIFEST_VERSION = 1
 
 
+#: Below a target's folder: one folder for each variant of the image.
+IMAGE = "image"
+#: In an image's folder: its OCI layout.
+LAYOUT = "layout"
+#: In an image's folder: the SBOM of its packages.
+PACKAGES_SBOM = "sbom.cdx.json"
+
+
 def binary(command: str) -> str:
     """Where a command is in a target's folder."""
     return f"bin/{command}"
@@ -55,6 +68,11 @@ def sbom(command: str) -> str:
 def tarball(version: str, target: Target) -> str:
     """The tarball's name, as upstream names its own."""
     return f"buildkit-{version}.{target.name}.tar.gz"
+
+
+def image_archive(version: str, target: Target, suffix: str) -> str:
+    """The name of an image in one file."""
+    return f"buildkit{suffix}-{version}.{target.name}.image.tar"
 
 
 def sha256(path: Path) -> str:
@@ -130,12 +148,14 @@ def load(path: Path) -> Artifacts:
             raise TypeError("not an object")
     except FileNotFoundError as error:
         raise CheckError(
-            f"no artifacts in {shown(path)}", "run `invoke build-binaries` first"
+            f"no artifacts in {shown(path)}",
+            f"run `invoke build-{'image' if path.parent.name == IMAGE else 'binaries'}` first",
         ) from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckError(
             f"cannot read {shown(path / MANIFEST)}: {error}",
-            "run `invoke build-binaries --force` to make it anew",
+            f"run `invoke build-{'image' if path.parent.name == IMAGE else 'binaries'} --force`"
+            " to make it anew",
         ) from error
     return Artifacts(path, manifest)
 
@@ -151,6 +171,11 @@ def find(path: Path) -> Artifacts | None:
 def folder(target: Target) -> Path:
     """Where a target's finished folder is."""
     return project.DIST / target.name
+
+
+def image_folder(target: Target, variant: str) -> Path:
+    """Where a target's finished image of a variant is."""
+    return folder(target) / IMAGE / variant
 
 
 def targets(dist: Path | None = None) -> list[Path]:
@@ -252,9 +277,9 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
         os.close(handle)
 
 
-def _staged(target: Target, dist: Path) -> tuple[Path, Path]:
+def _staged(target: Target, dist: Path, part: str = "") -> tuple[Path, Path]:
     """The folder of a run at work, and the one that :func:`_exchange` may need."""
-    stage = dist / f".{target.name}.staging"
+    stage = dist / f".{target.name}.{f'{part}.' if part else ''}staging"
     return stage, stage.with_name(f"{stage.name}.old")
 
 
@@ -268,13 +293,18 @@ def sweep(target: Target, dist: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def staging(target: Target, dist: Path | None = None) -> Iterator[Path]:
-    """An empty folder on the file system of `dist/`; call :func:`publish` on it when it is whole.
+def staging(target: Target, dist: Path | None = None, *, part: str = "") -> Iterator[Path]:
+    """An empty folder on the file system of `dist/`; :func:`publish` it when it is whole.
 
     What an interrupted run left is removed first. Needs :func:`lock`.
+
+    Args:
+        target: what it will be for.
+        dist: where it will be published.
+        part: for what is only a part of the target's folder: that part's name.
     """
     dist = dist or project.DIST
-    stage, *_ = leftovers = _staged(target, dist)
+    stage, *_ = leftovers = _staged(target, dist, part)
     try:
         for path in leftovers:
             _remove(path)
@@ -311,6 +341,21 @@ def publish(
             f"binaries for {target.name} that were compiled on {others} are not artifacts",
             f"build them on {target.arch}",
         )
+    return _put(stage, final)
+
+
+def publish_image(stage: Path, target: Target, variant: str) -> Artifacts:
+    """Make a staged folder the target's image of a variant, replacing what was there.
+
+    Raises:
+        StorageError: it could not be put in place.
+    """
+    final = image_folder(target, variant)
+    final.parent.mkdir(exist_ok=True)
+    return _put(stage, final)
+
+
+def _put(stage: Path, final: Path) -> Artifacts:
     try:
         if final.exists():
             _exchange(stage, final)

@@ -37,8 +37,10 @@ PACKAGES = {
     "qemu-img": "qemu-utils",
     "rsync": "rsync",
     "runc": "runc",
+    "skopeo": "skopeo",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "umoci": "umoci",
     "xz": "xz-utils",
 }
 

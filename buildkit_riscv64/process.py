@@ -67,6 +67,27 @@ def as_root() -> list[str]:
     return ["sudo", "--preserve-env"]
 
 
+def namespaced() -> list[str]:
+    """What to put before a command that mounts, or starts what might outlive it.
+
+    It gets mounts and processes of its own, and they all end with it, however it
+    ends. Whoever is not root gets to be it inside, with the user ids that
+    /etc/subuid grants: for that, newuidmap must be installed.
+    """
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+    return [
+        "unshare", *user, "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc",
+    ]  # fmt: skip
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that are there still."""
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def whole_environment() -> dict[str, str]:
     """Everything of ours, for a child that is to see what we see: our own tests."""
     return dict(os.environ)
@@ -293,6 +314,33 @@ def guarded(
         yield child
     finally:
         group.close(child)
+
+
+@contextlib.contextmanager
+def afterwards(commands: Sequence[Arguments]) -> Iterator[None]:
+    """Have commands run if this process is killed within the block; what ends otherwise is the caller's.
+
+    Somebody else's daemon keeps what we have started there, and no signal reaches it.
+    """
+    gate, open_while_alive = os.pipe()
+    script = 'trap "" INT TERM HUP; read -r _ && exit; ' + "; ".join(map(show, commands))
+    try:
+        watch = subprocess.Popen(
+            ["/bin/sh", "-c", script],
+            stdin=gate,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            start_new_session=True,
+        )
+    finally:
+        os.close(gate)
+    try:
+        yield
+    finally:
+        os.write(open_while_alive, b"\n")
+        os.close(open_while_alive)
+        watch.wait()
 
 
 def run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
@@ -41,24 +41,29 @@ def read_elf(path: Path) -> Elf:
     Raises:
         CheckError: it is not an ELF program.
     """
+    with path.open("rb") as file:
+        return read_stream(file, path.name)
+
+
+def read_stream(file: BinaryIO, name: str) -> Elf:
+    """Read the headers of an open program.
+
+    Raises:
+        CheckError: it is not an ELF program.
+    """
     try:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            interpreter, needed = "", []
-            for segment in elf.iter_segments():
-                if isinstance(segment, InterpSegment):
-                    interpreter = segment.get_interp_name()
-                if isinstance(segment, DynamicSegment):
-                    libraries = segment.iter_tags("DT_NEEDED")
-                    needed += [tag.needed for tag in libraries]  # type: ignore[attr-defined]
-            return Elf(
-                elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed)
-            )
+        elf = ELFFile(file)
+        interpreter, needed = "", []
+        for segment in elf.iter_segments():
+            if isinstance(segment, InterpSegment):
+                interpreter = segment.get_interp_name()
+            if isinstance(segment, DynamicSegment):
+                libraries = segment.iter_tags("DT_NEEDED")
+                needed += [tag.needed for tag in libraries]  # type: ignore[attr-defined]
+        return Elf(elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed))
     except Exception as error:  # the library fails in many ways over a damaged file
         reason = str(error) or type(error).__name__
-        raise CheckError(
-            f"{path.name} is not an ELF program: {reason}", "build it again"
-        ) from error
+        raise CheckError(f"{name} is not an ELF program: {reason}", "build it again") from error
 
 
 def read_build_info(path: Path, go: Go) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import dist
-from ..console import Status, count, duration, emit_json, say, size, step_summary, table
+from ..console import duration, emit_json, say, size, step_summary, table
 from .build import Outcome
-from .check import Finding, refuse_failed
 
 
 def built(outcome: Outcome, *, json: bool) -> None:
@@ -34,26 +33,6 @@ def built(outcome: Outcome, *, json: bool) -> None:
     if not manifest["source"]["pinned"]:
         say("a development build: not the pinned source, so it will not be released")
     say(f"the files are in {dist.shown(artifacts.path)}/")
-
-
-def checked(findings: Mapping[str, list[Finding]], *, json: bool) -> None:
-    """Each finding, and a failure if one failed.
-
-    Raises:
-        CheckError: something failed.
-    """
-    if json:
-        emit_json({target: [f.as_json() for f in all_] for target, all_ in findings.items()})
-    for target, all_ in findings.items():
-        table(
-            (target, "check", "", "seen"),
-            [(f.subject, f.check, str(f.status), f.detail) for f in all_],
-        )
-    refuse_failed(findings)
-    for target, all_ in findings.items():
-        passed = sum(f.status is Status.OK for f in all_)
-        warned = count(len(all_) - passed, "warning")
-        say(f"{target}: {count(passed, 'check')} passed, {warned}")
 
 
 def verified(verdicts: list[dict[str, Any]], *, json: bool) -> None:

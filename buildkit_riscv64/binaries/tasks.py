@@ -69,9 +69,10 @@ def check_binaries(context: Any, target: str = "", json: bool = False) -> None:
     Binaries of another architecture are checked too, but not run. Exit code 7
     when anything is refused.
     """
-    from . import check, report
+    from .. import findings
+    from . import check
 
-    report.checked(check.examine_all(target), json=json)
+    findings.report(check.examine_all(target), check.REMEDY, json=json)
 
 
 @command(

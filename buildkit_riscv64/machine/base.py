@@ -19,12 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import dist, doctor, host, pins, process, project
+from .. import debian, dist, doctor, host, pins, process, project
 from ..console import say, size, step
 from ..errors import MachineError, MissingRequirementError, StorageError
 
 RECIPE = Path(__file__).parent / "recipe"
-SUITE = "trixie"
 #: Where the pinned Go comes from, when Debian's next release has it.
 GO_SUITE = "forky"
 #: The file system before it grows to its machine's disk.
@@ -38,7 +37,6 @@ PROGRAM = "qemu-system-riscv64"
 #: So that ps and pgrep, which see the first 15 letters, show qemu.
 LOADER = f"{PROGRAM}-loader"
 FIRMWARE = "opensbi-riscv64-generic-fw_dynamic.bin"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 #: Commands that make or run a machine.
 TOOLS = (
@@ -105,36 +103,13 @@ def bases() -> Path:
 
 def recipe_hash(pinned: pins.Pins) -> str:
     """The hash of everything that decides what a base is, but for Debian's own updates."""
-    digest = hashlib.sha256(f"{SUITE} {GO_SUITE} {pinned.go} {BASE_BYTES}".encode())
+    digest = hashlib.sha256(f"{debian.SUITE} {GO_SUITE} {pinned.go} {BASE_BYTES}".encode())
     for path in sorted(p for p in RECIPE.rglob("*") if p.is_file()):
         content = path.read_bytes()
         name = str(path.relative_to(RECIPE)).encode()
         for part in (name, content):
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()[:16]
-
-
-def listed(name: str) -> list[str]:
-    """The lines of one of the recipe's lists, without comments."""
-    lines = (line.strip() for line in (RECIPE / name).read_text().splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def mirror() -> str:
-    """Where this machine's own Debian packages come from.
-
-    Raises:
-        MissingRequirementError: it has no Debian archive among its sources.
-    """
-    answer = process.probe(["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"])
-    for line in answer.stdout.splitlines():
-        # There are others, such as "Debian Backports".
-        address, _, label = line.partition(" ")
-        if label == "Debian":
-            return address.rstrip("/")
-    raise MissingRequirementError(
-        "no Debian archive among this machine's package sources", "add one and run apt-get update"
-    )
 
 
 def find(pinned: pins.Pins) -> Base | None:
@@ -229,11 +204,6 @@ def _command(*options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _source(archive: str, suite: str, options: str = "") -> str:
-    """A line of sources.list(5)."""
-    return f"deb [signed-by={KEYRING}{options}] {archive} {suite} main"
-
-
 def system_command(archive: str, go_package: str, root: Path) -> list[str]:
     """The command that makes the riscv64 system."""
     # In this order: dpkg lets the last pattern that fits decide.
@@ -241,19 +211,19 @@ def system_command(archive: str, go_package: str, root: Path) -> list[str]:
         f"--dpkgopt=path-include={pattern[1:]}"
         if pattern.startswith("!")
         else f"--dpkgopt=path-exclude={pattern}"
-        for pattern in listed("excluded")
+        for pattern in debian.listed(RECIPE / "excluded")
     ]
     return [
         *_command(
             "--arch=riscv64", "--variant=minbase",
-            f"--include={','.join([*listed('packages'), go_package])}",
+            f"--include={','.join([*debian.listed(RECIPE / 'packages'), go_package])}",
             "--dpkgopt=force-unsafe-io", *excluded,
             *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
         ),
-        SUITE, str(root),
-        _source(archive, SUITE),
+        debian.SUITE, str(root),
+        debian.source(archive, debian.SUITE),
         # A suite that moves: its Release file may be older than it says it can be.
-        _source(archive, GO_SUITE, " check-valid-until=no"),
+        debian.source(archive, GO_SUITE, " check-valid-until=no"),
     ]  # fmt: skip
 
 
@@ -261,7 +231,7 @@ def unpack_command(archive: str, packages: Sequence[str], root: Path) -> list[st
     """The command that unpacks packages for this host, and configures nothing."""
     return [
         *_command("--variant=extract", f"--include={','.join(packages)}"),
-        SUITE, str(root), _source(archive, SUITE),
+        debian.SUITE, str(root), debian.source(archive, debian.SUITE),
     ]  # fmt: skip
 
 
@@ -277,9 +247,9 @@ def _make(pinned: pins.Pins) -> Base:
     final = Base(bases() / recipe_hash(pinned))
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=bases()))
     work.chmod(0o755)
-    archive = mirror()
+    archive = debian.mirror()
     say(
-        f"Debian {SUITE} for riscv64 from {archive}, once: takes minutes, and is kept in {final.path}"
+        f"Debian {debian.SUITE} for riscv64 from {archive}, once: takes minutes, and is kept in {final.path}"
     )
     try:
         with step("unpacking qemu"):
@@ -319,7 +289,7 @@ def _emulator(archive: str, work: Path) -> None:
     Every host gets the same, whatever its release: the one that machines are tested with.
     """
     root = work / "emulator-root"
-    command = unpack_command(archive, listed("emulator"), root)
+    command = unpack_command(archive, debian.listed(RECIPE / "emulator"), root)
     code, said = _mmdebstrap(command, process.environment({"TMPDIR": str(work)}))
     if code:
         raise _failed(code, said)
@@ -352,7 +322,7 @@ def _system(pinned: pins.Pins, archive: str, work: Path) -> None:
             "OUTPUT": str(work),
             "GO": pinned.go,
             "MIRROR": archive,
-            "SUITE": SUITE,
+            "SUITE": debian.SUITE,
         }
     )
     # Debian's next release has moved on from the pinned Go, or will: its stable

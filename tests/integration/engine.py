@@ -7,8 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from buildkit_riscv64 import process, project
-from buildkit_riscv64.machine.base import KEYRING, mirror
+from buildkit_riscv64 import debian, process, project
 
 #: Of this machine's own release. docker-cli is a package of its own since Debian 13.
 OWN = ("docker.io", "docker-cli", "containerd", "runc", "libdevmapper1.02.1")
@@ -26,7 +25,7 @@ def _download(folder: Path) -> None:
     lists = folder / "apt"
     (lists / "lists" / "partial").mkdir(parents=True)
     (lists / "cache" / "archives" / "partial").mkdir(parents=True)
-    (lists / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} trixie main\n")
+    (lists / "sources.list").write_text(debian.source(debian.mirror(), debian.SUITE) + "\n")
     options = {
         "Dir::State::Lists": lists / "lists",
         "Dir::Cache": lists / "cache",

@@ -72,10 +72,14 @@ def test_bytes_do_not_move_between_files_unseen(recipe: Path) -> None:
     assert bases.recipe_hash(PINS) != first
 
 
-@pytest.mark.parametrize("constant", ["SUITE", "GO_SUITE", "BASE_BYTES"])
-def test_what_else_decides_counts(monkeypatch: pytest.MonkeyPatch, constant: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "constant"), [(debian, "SUITE"), (bases, "GO_SUITE"), (bases, "BASE_BYTES")]
+)
+def test_what_else_decides_counts(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, constant: str
+) -> None:
     first = bases.recipe_hash(PINS)
-    monkeypatch.setattr(bases, constant, "another")
+    monkeypatch.setattr(module, constant, "another")
     assert bases.recipe_hash(PINS) != first
 
 
@@ -87,7 +91,7 @@ def test_of_the_pins_only_go_counts() -> None:
 
 def test_the_lists_have_no_comments() -> None:
     for name in ("packages", "excluded", "emulator"):
-        lines = bases.listed(name)
+        lines = debian.listed(bases.RECIPE / name)
         assert lines
         assert len(set(lines)) == len(lines)
         assert not [line for line in lines if "#" in line or line != line.strip()]
@@ -149,32 +153,6 @@ def test_a_damaged_base_is_not_used(base: Base, capsys: pytest.CaptureFixture[st
 def test_what_the_emulator_loads_is_what_was_unpacked(base: Base, change: Callable[[Path], object]) -> None:  # fmt: skip
     change(base.path / bases.EMULATOR_FOLDER)
     assert bases.find(PINS) is None
-
-
-# Where packages come from.
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        f"{MIRROR}/ Debian\n",
-        f"{MIRROR} Debian\n{MIRROR} Debian\nhttp://other Debian\n",
-        f"http://security Debian-Security\nhttp://docker Docker CE\n\nhttp://none \n{MIRROR}/ Debian\n",
-        f"http://backports/debian Debian Backports\n{MIRROR}/ Debian\n",
-        f"cdrom:[Debian GNU/Linux 12 - amd64]/ Debian\n{MIRROR}/ Debian\n",
-    ],
-)
-def test_the_mirror_is_this_machines(commands: MachineCommands, lines: str) -> None:
-    commands.answer("apt-get", "indextargets", stdout=lines)
-    assert bases.mirror() == MIRROR
-    assert commands.args == [["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"]]
-
-
-@pytest.mark.parametrize("lines", ["", "http://security Debian-Security\n", "Debian\n", "\n"])
-def test_no_mirror(commands: MachineCommands, lines: str) -> None:
-    commands.answer("apt-get", stdout=lines)
-    with pytest.raises(MissingRequirementError, match="no Debian archive"):
-        bases.mirror()
 
 
 # What the host can do.
@@ -389,7 +367,7 @@ def test_debian_has_moved_on_from_the_pinned_go(maker: Maker) -> None:
     maker.commands.answer(
         system, code=1, stdout="E: Package 'golang-1.26-go' has no installation candidate\n"
     )
-    later = f"--include={','.join([*bases.listed('packages'), 'golang-go'])}"
+    later = f"--include={','.join([*debian.listed(bases.RECIPE / 'packages'), 'golang-go'])}"
     maker.commands.answer(later, stdout="fine\n")
     bases._make(PINS)
     tried = [args[6].rpartition(",")[2] for args in maker.commands.args if system in args]

@@ -1,0 +1,379 @@
+"""`invoke check-image`: is the image what it says it is, is nothing in it that should not be, does it run?"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import dist, doctor, project
+from ..arch import Architecture, Target
+from ..binaries.check import objection
+from ..binaries.elf import read_stream
+from ..console import Status, duration, size
+from ..errors import CheckError
+from ..findings import Finding, Findings, equal, judged, refuse_failed
+from . import container, layout
+from .engines import Variant
+
+#: What to do about an image that was refused.
+REMEDY = "run `invoke build-image --force` to make it anew"
+SCHEMA = project.ROOT / "schemas" / "image.schema.json"
+
+#: Seconds in which the daemon has to end when an engine asks it to; docker waits ten.
+STOP_SECONDS = 10.0
+#: Programs that an ordinary user runs as root: without them there is no rootless.
+SETUID = {Variant.ROOT: set[str](), Variant.ROOTLESS: {"usr/bin/newuidmap", "usr/bin/newgidmap"}}
+#: Each runs, and says its version.
+PROGRAMS = {
+    "buildkitd": "buildkitd --version",
+    "buildctl": "buildctl --version",
+    "runc": "runc --version",
+    "tini": "tini --version",
+    "docker-init": "/sbin/docker-init --version",
+    "git": "git --version",
+    "git over https": "git remote-https 2>&1 | grep usage",
+    "ssh": "ssh -V",
+    "iptables": "iptables --version",
+    "fuse-overlayfs": "fuse-overlayfs --version",
+    "fusermount3": "fusermount3 --version",
+    "pigz": "pigz --version",
+    "xz": "xz --version",
+    "unshare": "unshare --version",
+    "shell": "sh -c 'busybox | head -n 1'",
+}
+ROOTLESS_PROGRAMS = {
+    "rootlesskit": "rootlesskit --version",
+    "slirp4netns": "slirp4netns --version",
+    "newuidmap": "newuidmap 2>&1 | grep usage",
+    "newgidmap": "newgidmap 2>&1 | grep usage",
+}
+#: Left by package managers and builds: nobody needs it.
+CACHES = (
+    "var/cache/*", "var/lib/apt/lists/*", "var/log/*", "tmp/*", "var/tmp/*", "root/.*", "*.pyc",
+    "*/.git/*", "*.deb",
+)  # fmt: skip
+#: Names of files with secrets in them.
+SECRETS = (
+    "*/id_rsa", "*/id_ecdsa", "*/id_ed25519", "*.key", "*-key.pem", "*/.netrc", "*/.npmrc",
+    "*/.docker/config.json", "*/.aws/*", "*/.ssh/*", "*/.git-credentials", "etc/shadow",
+    "etc/ssh/ssh_host_*",
+)  # fmt: skip
+_SECRET = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+#: Libraries that the kernel or the loader itself provides.
+_PROVIDED = ("ld-linux", "linux-vdso")
+
+# Runs under an engine's init, as buildx starts it: an orphan that ends must not stay a zombie.
+_ORPHAN = (
+    "/bin/sh -c '/bin/sleep 0.3 & exit'; /bin/sleep 1.5;"
+    " echo zombies: $(grep -h ^State: /proc/[0-9]*/status | grep -c Z)"
+)
+
+
+@dataclass
+class Contents:
+    """What is in an image's layers, all told.
+
+    Args:
+        unpacked: bytes of the files of each layer.
+        modes: of each path.
+        secrets: files that look like keys.
+        programs: ELF machine and needed libraries of each program and library.
+        newest: the latest modification time, in seconds since 1970.
+        devices: device nodes.
+        removed: what a layer removes of one below.
+        sums: sha256 of BuildKit's commands.
+    """
+
+    unpacked: list[int] = field(default_factory=list)
+    modes: dict[str, int] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)
+    programs: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    newest: float = 0
+    devices: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    sums: dict[str, str] = field(default_factory=dict)
+
+
+def read(image: layout.Image) -> Contents:
+    """Read all layers, once.
+
+    Raises:
+        CheckError: one is no tar archive.
+    """
+    contents = Contents()
+    for path in image.layers:
+        total = 0
+        try:
+            with tarfile.open(path, "r|*") as tar:
+                for entry in tar:
+                    total += entry.size if entry.isfile() else 0
+                    _look(contents, entry, tar)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise CheckError(f"layer {path.name[:12]} cannot be read: {error}", REMEDY) from error
+        contents.unpacked.append(total)
+    return contents
+
+
+def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    name = entry.name.removeprefix("./").rstrip("/")
+    contents.modes[name] = entry.mode | (stat.S_IFDIR if entry.isdir() else 0) | (
+        stat.S_IFLNK if entry.issym() else 0
+    )  # fmt: skip
+    contents.newest = max(contents.newest, entry.mtime)
+    if entry.isdev():
+        contents.devices.append(name)
+    if Path(name).name.startswith(".wh."):
+        contents.removed.append(name)
+    file = tar.extractfile(entry) if entry.isreg() else None
+    if file is None:
+        return
+    start = file.read(4096)
+    if any(fnmatch.fnmatch(name, pattern) for pattern in SECRETS) or _SECRET.search(start):
+        contents.secrets.append(name)
+    if start[:4] == b"\x7fELF":
+        whole = start + file.read()
+        elf = read_stream(io.BytesIO(whole), name)
+        contents.programs[name] = (elf.machine, elf.needed)
+        if Path(name).name in dist.COMMANDS:
+            contents.sums[Path(name).name] = hashlib.sha256(whole).hexdigest()
+
+
+def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+    if wrong := objection(artifacts.manifest, SCHEMA):
+        yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
+        return
+    manifest = artifacts.manifest
+    yield Finding(dist.MANIFEST, "schema", Status.OK, "good")
+    yield equal(dist.MANIFEST, "target", manifest["target"], target.name)
+    listed = manifest["files"]
+    for record in listed:
+        path = artifacts.path / record["name"]
+        seen = dist.sha256(path) if path.is_file() else "missing"
+        yield equal(record["name"], "sha256", seen, record["sha256"])
+    wanted = dist.sums([*listed, *dist.record(artifacts.path, [dist.MANIFEST])])
+    sums = artifacts.path / dist.SUMS
+    same = sums.is_file() and sums.read_text(errors="replace") == wanted
+    yield judged(dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files")  # fmt: skip
+    if not manifest["security_updates"]:
+        yield Finding("packages", "security updates", Status.WARN, "Debian's archive of them did not answer")  # fmt: skip
+
+
+def _binaries(artifacts: dist.Artifacts, contents: Contents, target: Target) -> Iterator[Finding]:
+    """The commands are those that phase 1 has finished and checked, and still are."""
+    binaries = dist.find(dist.folder(target))
+    for command in dist.COMMANDS:
+        recorded = artifacts.manifest["binaries"][command]
+        yield equal(f"usr/bin/{command}", "sha256", contents.sums.get(command), recorded)
+        if binaries is None:
+            yield Finding(f"usr/bin/{command}", "of phase 1", Status.WARN, "there are no binaries to compare with")  # fmt: skip
+        else:
+            now = binaries.files[dist.binary(command)]["sha256"]
+            yield equal(f"usr/bin/{command}", "those in dist/", recorded, now)
+
+
+def _config(image: layout.Image, artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:  # fmt: skip
+    platform = f"{image.config.get('os')}/{image.config.get('architecture')}"
+    yield equal("image", "platform", platform, f"linux/{target.arch}")
+    yield equal("image", "digest", image.digest, artifacts.manifest["digest"])
+    config: dict[str, Any] = image.config.get("config", {})
+    user = config.get("User") or "0"
+    yield equal("image", "user", user, "1000:1000" if variant is Variant.ROOTLESS else "0")
+    entrypoint = config.get("Entrypoint") or []
+    yield equal(
+        "image", "entrypoint", entrypoint,
+        ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"],
+    )  # fmt: skip
+    command = " ".join([*entrypoint, *(config.get("Cmd") or [])])
+    open_door = "tcp://" in command and "--tlscacert" not in command
+    yield judged("image", "no TCP without mutual TLS", not open_door, config.get("Cmd") or "the unix socket alone", "no tcp:// address")  # fmt: skip
+    exposed = sorted(config.get("ExposedPorts") or {})
+    yield equal("image", "exposed ports", exposed, [])
+    variables = dict(entry.partition("=")[::2] for entry in config.get("Env") or [])
+    yield judged("image", "PATH", "/usr/bin" in variables.get("PATH", ""), variables.get("PATH"), "one with /usr/bin")  # fmt: skip
+    state = "/var/lib/buildkit" if variant is Variant.ROOT else "/home/user/.local/share/buildkit"
+    yield equal("image", "volumes", sorted(config.get("Volumes") or {}), [state])
+    health = (config.get("Healthcheck") or {}).get("Test")
+    yield equal("image", "health check", health, ["CMD", "buildctl", "debug", "workers"])
+    labels = config.get("Labels") or {}
+    manifest = artifacts.manifest
+    prefix = "org.opencontainers.image"
+    for name, wanted in {"version": manifest["version"], "revision": manifest["revision"], "created": manifest["created"]}.items():  # fmt: skip
+        yield equal("image", f"label {name}", labels.get(f"{prefix}.{name}"), wanted)
+        annotations = image.manifest.get("annotations") or {}
+        yield equal("image", f"annotation {name}", annotations.get(f"{prefix}.{name}"), wanted)
+    yield equal("image", "created", image.config.get("created"), manifest["created"])
+
+
+def _files(contents: Contents, artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:  # fmt: skip
+    modes = contents.modes
+    privileged = {
+        name for name, mode in modes.items()
+        if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISDIR(mode)
+    }  # fmt: skip
+    yield equal("layers", "setuid and setgid", sorted(privileged), sorted(SETUID[variant]))
+    writable = sorted(
+        name for name, mode in modes.items()
+        if mode & stat.S_IWOTH and not stat.S_ISLNK(mode) and not mode & stat.S_ISVTX
+    )  # fmt: skip
+    yield equal("layers", "writable for all", writable, [])
+    yield equal("layers", "secrets", sorted(contents.secrets), [])
+    left = sorted(
+        name for name, mode in modes.items()
+        if not stat.S_ISDIR(mode) and any(fnmatch.fnmatch(name, p) for p in CACHES)
+        and not name.startswith(("root/.bashrc", "root/.profile"))
+    )  # fmt: skip
+    yield equal("layers", "caches", left[:5], [])
+    yield equal("layers", "devices", contents.devices, [])
+    yield equal("layers", "removed again", contents.removed[:5], [])
+    for path in ("tmp", "etc/buildkit", "usr/bin/tini", "usr/sbin/docker-init"):
+        yield judged(f"/{path}", "there", path in modes, "there", "in a layer")
+    foreign = sorted(n for n, (machine, _) in contents.programs.items() if machine != target.arch.elf_machine)  # fmt: skip
+    yield judged("layers", "machine", not foreign, foreign[:5] or f"{len(contents.programs)} programs and libraries, all {target.arch.elf_machine}", target.arch.elf_machine)  # fmt: skip
+    names = {Path(name).name for name in modes}
+    missing = sorted(
+        f"{library} (of {name})"
+        for name, (_, needed) in contents.programs.items()
+        for library in needed
+        if library not in names and not library.startswith(_PROVIDED)
+    )
+    yield judged("layers", "libraries", not missing, missing[:5] or "all there", "every one that a program asks for")  # fmt: skip
+    created = artifacts.manifest["epoch"]
+    yield judged("layers", "newest file", contents.newest <= created, int(contents.newest), f"nothing later than {created}")  # fmt: skip
+
+
+def _script(programs: Mapping[str, str]) -> str:
+    """Shell: each program's exit code and what it says."""
+    lines = [
+        f'said=$({{ {command}; }} 2>&1 </dev/null); echo "{name}|$?|$(echo "$said" | head -n 1)"'
+        for name, command in programs.items()
+    ]
+    return "\n".join(lines)
+
+
+def _run(image: layout.Image, artifacts: dist.Artifacts, variant: Variant) -> Iterator[Finding]:
+    with container.unpacked(image.layout) as one:
+        programs = PROGRAMS | (ROOTLESS_PROGRAMS if variant is Variant.ROOTLESS else {})
+        answer = one.run(["/bin/sh", "-c", _script(programs)])
+        said = {
+            line.split("|")[0]: line.split("|", 2)[1:]
+            for line in answer.stdout.splitlines()
+            if line.count("|") >= 2
+        }
+        for name in programs:
+            code, line = said.get(name, ["-", answer.last_line])
+            good = code == "0"
+            yield judged(name, "runs", good, line if good else f"exit code {code}: {line}", "it to run")  # fmt: skip
+        for command in dist.COMMANDS:
+            line = said.get(command, ["", ""])[1]
+            wanted = f"{artifacts.manifest['version']} {artifacts.manifest['revision']}"
+            yield judged(command, "version", line.endswith(wanted), line, wanted)
+
+        # As buildx starts it: an engine's init is process 1, and tini is not.
+        init = ["/sbin/docker-init", "--", "/usr/bin/tini", "-s", "--", "/bin/sh", "-c", _ORPHAN]
+        answer = one.run(init)
+        counted = answer.stdout.strip() or answer.last_line
+        yield equal("tini", "zombies", counted, "zombies: 0")
+        yield judged("tini", "no complaint", not answer.stderr.strip(), answer.stderr.strip() or "none", "none")  # fmt: skip
+
+        if variant is Variant.ROOTLESS and os.geteuid() != 0:
+            yield Finding("buildkitd", "starts", Status.WARN, "not tried: user namespaces in one of ours need root")  # fmt: skip
+            return
+        life = one.live()
+        yield judged("buildkitd", "answers", not life.problem, life.problem or f"after {duration(life.ready)}", "`buildctl debug workers` to answer")  # fmt: skip
+        if not life.problem:
+            yield judged("buildkitd", "ends on SIGTERM", life.stop <= STOP_SECONDS, f"after {duration(life.stop)}", f"within {duration(STOP_SECONDS)}")  # fmt: skip
+            worker = "found 1 workers" in life.said
+            yield judged("buildkitd", "worker", worker, "one" if worker else life.said[-200:], "one")  # fmt: skip
+
+
+def _layers(image: layout.Image, contents: Contents) -> Iterator[Finding]:
+    sizes = zip(image.manifest["layers"], contents.unpacked, strict=True)
+    for index, (layer, unpacked) in enumerate(sizes, start=1):
+        yield Finding(f"layer {index}", "size", Status.OK, f"{size(layer['size'])} compressed, {size(unpacked)} unpacked")  # fmt: skip
+    yield Finding("layers", "size", Status.OK, f"{size(image.size)} compressed, {size(sum(contents.unpacked))} unpacked")  # fmt: skip
+
+
+def examine(folder: Path, variant: Variant, target: Target) -> list[Finding]:
+    """Look at everything in an image's folder, and run it.
+
+    Args:
+        folder: finished, or about to be.
+        variant: what it should be.
+        target: what it should be for.
+
+    Raises:
+        CheckError: there is nothing to look at.
+    """
+    artifacts = dist.load(folder)
+    findings = list(_manifest(artifacts, target))
+    if any(f.status is Status.FAIL for f in findings):
+        return findings
+    image = layout.load(folder / dist.LAYOUT)
+    if wrong := layout.damaged(image):
+        return [*findings, Finding("layout", "digests", Status.FAIL, f"{wrong} is damaged")]
+    contents = read(image)
+    findings += _binaries(artifacts, contents, target)
+    findings += _config(image, artifacts, variant, target)
+    findings += _files(contents, artifacts, variant, target)
+    findings += _layers(image, contents)
+    if target.arch is Architecture.here():
+        findings += _run(image, artifacts, variant)
+    else:
+        findings.append(Finding("image", "runs", Status.WARN, f"not run: this machine is {Architecture.here()}"))  # fmt: skip
+    return findings
+
+
+def require_good(folder: Path, variant: Variant, target: Target) -> None:
+    """Look at everything, and refuse it if anything is wrong.
+
+    Raises:
+        CheckError: naming what is wrong.
+    """
+    name = f"{target.name} {variant}"
+    refuse_failed({name: examine(folder, variant, target)}, REMEDY)
+
+
+def examine_all(target: str, *, yes: bool) -> Findings:
+    """Look at all images of a target, or of all targets in `dist/`.
+
+    Raises:
+        UsageError: it is no target.
+        CheckError: there is nothing to look at.
+        MissingRequirementError: there is no runc or umoci to run them with.
+    """
+    chosen = finished(target)
+    if any(one.arch is Architecture.here() for one, _ in chosen):
+        doctor.provide(container.TOOLS, yes=yes)
+    return {
+        f"{one.name} {variant}": examine(dist.image_folder(one, variant), variant, one)
+        for one, variant in chosen
+    }
+
+
+def finished(target: str = "") -> list[tuple[Target, Variant]]:
+    """The images that there are, of a target or of all.
+
+    Raises:
+        UsageError: it is no target.
+        CheckError: there are none.
+    """
+    targets = [Target.parse(target)] if target else [Target.parse(p.name) for p in dist.targets()]
+    found = [
+        (one, variant)
+        for one in targets
+        for variant in Variant
+        if (dist.image_folder(one, variant) / dist.MANIFEST).is_file()
+    ]
+    if not found:
+        where = dist.shown(dist.folder(targets[0]) if target else project.DIST)
+        raise CheckError(f"no image in {where}/", "run `invoke build-image` first")
+    return found

@@ -1,0 +1,82 @@
+"""A buildkitd of our own: freshly built, for as long as it is needed, and gone with us."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import doctor, process, project
+from ..console import say
+from ..errors import BuildError
+
+#: Seconds for the daemon to answer: on an emulated processor it takes four.
+READY_SECONDS = 60.0
+#: Seconds for it to end when asked to.
+STOP_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def running(binaries: Path, *, yes: bool) -> Iterator[str]:
+    """Run buildkitd on a socket that only we can reach.
+
+    As root it runs as root; anybody else's runs in a user namespace of theirs.
+    What it remembers of earlier builds is in the user's cache.
+
+    Args:
+        binaries: the folder with `buildkitd` and `buildctl`.
+        yes: install what is missing without asking.
+
+    Returns:
+        Its address.
+
+    Raises:
+        MissingRequirementError: there is no runc.
+        BuildError: it does not start.
+    """
+    doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=yes)
+    state = project.cache() / "buildkitd"
+    state.mkdir(parents=True, exist_ok=True)
+    with (
+        (state / ".lock").open("w") as lock,
+        tempfile.TemporaryDirectory(prefix="bk-") as folder,
+        (Path(folder) / "log").open("wb") as log,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run uses our buildkitd; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        address = f"unix://{folder}/buildkitd.sock"
+        command = [
+            *process.namespaced(), str(binaries / "buildkitd"), f"--root={state}",
+            f"--addr={address}", "--containerd-worker=false", "--oci-worker-net=host",
+            *([] if os.geteuid() == 0 else ["--rootless"]),
+        ]  # fmt: skip
+        with process.guarded(command, stdout=log.fileno(), stderr=log.fileno()) as child:
+            deadline = time.monotonic() + READY_SECONDS
+            question = [str(binaries / "buildctl"), "--addr", address, "debug", "workers"]
+            while not process.probe(question, timeout=READY_SECONDS).ok:
+                if child.poll() is not None or time.monotonic() > deadline:
+                    said = Path(log.name).read_text(errors="replace").strip().splitlines()
+                    for line in said[-20:]:
+                        say(f"  {line}")
+                    raise BuildError(
+                        f"buildkitd does not answer: {(said or ['it said nothing'])[-1]}",
+                        "what it said is above; `invoke doctor --phase image` knows what it needs",
+                    )
+                time.sleep(0.2)
+            try:
+                yield address
+            finally:
+                # unshare would be ended by the signal, and everything at once with it.
+                for pid in process.children(child.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
+                with contextlib.suppress(Exception):
+                    child.wait(STOP_SECONDS)

@@ -1,0 +1,254 @@
+"""OCI image layouts: a folder with an image, or several, by digest.
+
+See https://github.com/opencontainers/image-spec/blob/main/image-layout.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import dist
+from ..arch import Architecture
+from ..errors import CheckError
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+TAR_TYPE = "application/vnd.oci.image.layer.v1.tar"
+#: Which of several images, by its name.
+REF_NAME = "org.opencontainers.image.ref.name"
+
+Descriptor = dict[str, Any]
+
+
+def blob(layout: Path, digest: str) -> Path:
+    """Where a blob is."""
+    algorithm, _, value = digest.partition(":")
+    return layout / "blobs" / algorithm / value
+
+
+def _write_blob(layout: Path, content: bytes, media_type: str) -> Descriptor:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    path = blob(layout, digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode()
+
+
+def write_index(layout: Path, manifests: Iterable[Descriptor]) -> None:
+    """Write what makes a folder with blobs a layout."""
+    dist.write_json(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(manifests)}
+    dist.write_json(layout / "index.json", index)
+
+
+def from_folder(root: Path, layout: Path, arch: Architecture) -> str:
+    """Make an image of one layer from a root file system; the same gives the same.
+
+    Args:
+        root: the root file system; everything in it will be root's.
+        layout: where the layout is to be made.
+        arch: what its programs are for.
+
+    Returns:
+        The digest of its manifest.
+    """
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = entry.mtime = 0
+        entry.uname = entry.gname = ""
+        return entry
+
+    layout.mkdir(parents=True)
+    aside = layout / "layer.tar"
+    with tarfile.open(aside, "w", format=tarfile.GNU_FORMAT) as tar:
+        for path in sorted(root.rglob("*")):
+            tar.add(path, str(path.relative_to(root)), recursive=False, filter=plain)
+    digest = f"sha256:{dist.sha256(aside)}"
+    layer = {"mediaType": TAR_TYPE, "digest": digest, "size": aside.stat().st_size}
+    blob(layout, digest).parent.mkdir(parents=True)
+    aside.replace(blob(layout, digest))
+    config = {
+        "architecture": str(arch), "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [digest]},
+    }  # fmt: skip
+    manifest = {
+        "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "layers": [layer],
+        "config": _write_blob(layout, _encode(config), CONFIG_TYPE),
+    }  # fmt: skip
+    descriptor = _write_blob(layout, _encode(manifest), MANIFEST_TYPE)
+    write_index(layout, [{**descriptor, "platform": {"os": "linux", "architecture": str(arch)}}])
+    return str(descriptor["digest"])
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image for one platform in a layout.
+
+    Args:
+        layout: the folder.
+        descriptor: of its manifest, as `index.json` has it.
+        manifest: its manifest.
+        config: its configuration.
+    """
+
+    layout: Path
+    descriptor: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """By which anybody can pull exactly this image."""
+        return str(self.descriptor["digest"])
+
+    @property
+    def layers(self) -> list[Path]:
+        """Its layers' blobs, the lowest first."""
+        return [blob(self.layout, layer["digest"]) for layer in self.manifest["layers"]]
+
+    @property
+    def size(self) -> int:
+        """What a registry stores and a pull transfers, in bytes."""
+        return sum(int(layer["size"]) for layer in self.manifest["layers"])
+
+    @property
+    def blobs(self) -> list[Descriptor]:
+        """Everything it consists of, its manifest last."""
+        return [*self.manifest["layers"], self.manifest["config"], dict(self.descriptor)]
+
+
+def load(layout: Path) -> Image:
+    """The only image of a layout.
+
+    Raises:
+        CheckError: it is not there, or there is not exactly one.
+    """
+    try:
+        index = json.loads((layout / "index.json").read_text())
+        (descriptor,) = index["manifests"]
+        manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+        config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
+        return Image(layout, descriptor, manifest, config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckError(
+            f"{dist.shown(layout)} is not the layout of an image: {error}",
+            "run `invoke build-image --force` to make it anew",
+        ) from error
+
+
+def damaged(image: Image) -> str:
+    """The digest of the first blob that is not what it is called; or nothing."""
+    for descriptor in image.blobs:
+        path = blob(image.layout, descriptor["digest"])
+        try:
+            good = f"sha256:{dist.sha256(path)}" == descriptor["digest"]
+        except OSError:
+            good = False
+        if not good or path.stat().st_size != descriptor["size"]:
+            return str(descriptor["digest"])
+    return ""
+
+
+def archive(image: Image, path: Path, name: str) -> None:
+    """Write a layout as one file that `docker load` takes too.
+
+    Args:
+        image: the image.
+        path: the file.
+        name: what docker is to call it, as in `buildkit:v0.32.2`.
+    """
+    # Of docker's own format, since before there was OCI's; it points into the same blobs.
+    docker = [
+        {
+            "Config": str(blob(Path(), image.manifest["config"]["digest"])),
+            "RepoTags": [name],
+            "Layers": [str(layer.relative_to(image.layout)) for layer in image.layers],
+        }
+    ]
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = entry.mtime = 0
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755 if entry.isdir() else 0o644
+        return entry
+
+    extra = image.layout / "manifest.json"
+    dist.write_json(extra, docker)
+    try:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for file in sorted(image.layout.rglob("*")):
+                tar.add(file, str(file.relative_to(image.layout)), recursive=False, filter=plain)
+    finally:
+        extra.unlink()
+
+
+def gather(images: Mapping[str, list[Image]], layout: Path) -> dict[str, str]:
+    """Put images together in one layout; several of one name become an index.
+
+    Args:
+        images: by name, one for each platform.
+        layout: the folder; what else is in it stays.
+
+    Returns:
+        The digest of each name.
+    """
+    known: dict[str, Descriptor] = {}
+    if (layout / "index.json").exists():
+        for one in json.loads((layout / "index.json").read_text())["manifests"]:
+            known[one["annotations"][REF_NAME]] = one
+    for name, parts in images.items():
+        descriptors = []
+        for image in parts:
+            for descriptor in image.blobs:
+                _take_over(image.layout, layout, descriptor["digest"])
+            descriptors.append(
+                {
+                    "mediaType": MANIFEST_TYPE,
+                    "digest": image.digest,
+                    "size": image.descriptor["size"],
+                    "platform": {
+                        "os": image.config["os"], "architecture": image.config["architecture"],
+                    },
+                }
+            )  # fmt: skip
+        if len(descriptors) > 1:
+            annotations = parts[0].manifest.get("annotations", {})
+            index = {
+                "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors,
+                "annotations": annotations,
+            }  # fmt: skip
+            (descriptor,) = [_write_blob(layout, _encode(index), INDEX_TYPE)]
+        else:
+            (descriptor,) = descriptors
+        known[name] = {**descriptor, "annotations": {REF_NAME: name}}
+    write_index(layout, known.values())
+    return {name: str(known[name]["digest"]) for name in images}
+
+
+def _take_over(source: Path, layout: Path, digest: str) -> None:
+    """Have a blob of another layout here too; whole, or not at all."""
+    target = blob(layout, digest)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        try:
+            aside.hardlink_to(blob(source, digest))
+        except OSError:
+            aside.write_bytes(blob(source, digest).read_bytes())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""What the tasks of phase 2 tell at their end."""
+
+from __future__ import annotations
+
+from .. import dist
+from ..console import duration, emit_json, say, size, step_summary, table
+from .build import Outcome
+
+#: What each layer holds, the lowest first.
+LAYERS = (
+    "Debian's packages", "BuildKit", "configuration",
+    "Debian's packages for rootless", "configuration for rootless",
+)  # fmt: skip
+
+
+def built(outcome: Outcome, *, json: bool) -> None:
+    """Where the image is, its digest, its layers, how long it took."""
+    artifacts = outcome.artifacts
+    if artifacts is None:
+        return
+    manifest = artifacts.manifest
+    if json:
+        emit_json({**manifest, "up_to_date": outcome.up_to_date})
+    title = f"BuildKit {manifest['version']}, {manifest['variant']} image for {manifest['target']}"
+    if outcome.up_to_date:
+        say(f"{title} in {dist.shown(artifacts.path)}/ is up to date")
+    else:
+        rows = [
+            (what, size(layer["size"]), size(layer["unpacked"]))
+            for what, layer in zip(LAYERS, manifest["layers"], strict=False)
+        ]
+        rows.append(("all", size(manifest["size"]), size(manifest["unpacked"])))
+        header = ("layer", "compressed", "unpacked")
+        table(header, rows)
+        step_summary(title, header, rows)
+        say(
+            f"{title}: built by {manifest['build']['engine']} ({manifest['host']['execution']}),"
+            f" tested, {duration(outcome.seconds)} in all"
+        )
+    say(f"digest {manifest['digest']}")
+    if not manifest["pinned"]:
+        say("a development build: not the pinned source, so it will not be released")
+    if outcome.loaded:
+        say(f"docker has it as {outcome.loaded}")
+    say(f"the files are in {dist.shown(artifacts.path)}/")

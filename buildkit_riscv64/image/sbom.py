@@ -1,0 +1,80 @@
+"""The CycloneDX SBOM of an image: Debian's packages in it, and BuildKit's commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from cyclonedx.model import HashAlgorithm, HashType
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.tool import ToolRepository
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from .. import debian
+from ..pins import MODULE
+from ..project import MAKER
+from .packages import Package
+
+
+def _hashes(sha256: str) -> list[HashType]:
+    return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
+
+
+def _package(package: Package) -> Component:
+    # https://github.com/package-url/purl-spec/blob/main/types-doc/deb-definition.md
+    qualifiers = {"arch": package.architecture, "distro": debian.SUITE}
+    purl = PackageURL("deb", "debian", package.name, package.version, qualifiers)
+    return Component(
+        type=ComponentType.LIBRARY, name=package.name, version=package.version, purl=purl,
+        bom_ref=purl.to_string(), hashes=_hashes(package.sha256),
+    )  # fmt: skip
+
+
+def _command(command: str, version: str, sha256: str) -> Component:
+    namespace, _, name = MODULE.rpartition("/")
+    purl = PackageURL("golang", namespace, name, version, subpath=f"cmd/{command}")
+    return Component(
+        type=ComponentType.APPLICATION, name=command, version=version, purl=purl,
+        bom_ref=purl.to_string(), hashes=_hashes(sha256),
+    )  # fmt: skip
+
+
+def bill_of_materials(
+    name: str, digest: str, version: str, binaries: Mapping[str, str],
+    packages: Sequence[Package], time: datetime,
+) -> str:  # fmt: skip
+    """The SBOM of an image, as CycloneDX 1.6 JSON; the same input gives the same text.
+
+    What is linked into the commands is in their own SBOMs, beside the binaries.
+
+    Args:
+        name: the image's name.
+        digest: of its manifest, as in `sha256:…`.
+        version: upstream's version.
+        binaries: sha256 of BuildKit's commands.
+        packages: Debian's packages in it.
+        time: the date it carries.
+    """
+    value = digest.removeprefix("sha256:")
+    purl = PackageURL("oci", None, name, digest)
+    image = Component(
+        type=ComponentType.CONTAINER, name=name, version=version, purl=purl,
+        bom_ref=purl.to_string(), hashes=_hashes(value),
+    )  # fmt: skip
+    parts = [
+        *(_command(command, version, sha256) for command, sha256 in binaries.items()),
+        *map(_package, packages),
+    ]
+    maker = Component(type=ComponentType.APPLICATION, name=MAKER)
+    bom = Bom(
+        metadata=BomMetaData(
+            component=image, timestamp=time, tools=ToolRepository(components=[maker])
+        ),
+        components=parts,
+    )
+    bom.serial_number = UUID(hex=value[:32], version=4)
+    bom.register_dependency(image, parts)
+    return str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"

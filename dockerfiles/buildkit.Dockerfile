@@ -1,0 +1,62 @@
+# BuildKit's image and its rootless variant; `invoke build-image` builds them.
+#
+#   base       where packages are unpacked: debian:trixie-slim, or a root file system
+#              made of the packages in packages/tools; nothing of it gets into the image
+#   packages   the .deb files of packages/root and packages/rootless, and lists of them
+#   binaries   buildkitd and buildctl, natively compiled and checked
+#
+# No step has a network, and no package's own scripts run: what goes in is in
+# these folders, and the same goes in the next time.
+
+FROM base AS unpacked
+RUN --network=none \
+    --mount=type=bind,source=packages,target=/lists \
+    --mount=type=bind,from=packages,target=/packages \
+    /lists/unpack /packages/root /image && /lists/complete /image
+
+FROM base AS unpacked-rootless
+RUN --network=none \
+    --mount=type=bind,source=packages,target=/lists \
+    --mount=type=bind,from=packages,target=/packages \
+    /lists/unpack /packages/rootless /image \
+    && install -d -m 700 -o 1000 -g 1000 /image/run/user/1000 \
+    && cd /image && mkdir home \
+    && install -d -o 1000 -g 1000 home/user home/user/.local home/user/.local/share \
+        home/user/.local/share/buildkit home/user/.local/tmp
+
+# What changes least comes first.
+FROM scratch AS common
+COPY --from=unpacked /image /
+COPY --from=binaries --chmod=755 buildctl buildkitd /usr/bin/
+COPY common /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ARG TITLE
+ARG VERSION
+ARG REVISION
+ARG CREATED
+ARG SOURCE
+LABEL org.opencontainers.image.title="$TITLE" \
+      org.opencontainers.image.description="BuildKit, compiled natively and tested on the architecture it is for" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# -s: under the init of an engine tini is not process 1, and must be told to adopt orphans.
+ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=60s CMD ["buildctl", "debug", "workers"]
+
+FROM common AS root
+# The daemon moves itself out of the cgroup that builds get theirs below.
+ENV BUILDKIT_SETUP_CGROUPV2_ROOT=1
+VOLUME /var/lib/buildkit
+
+FROM common AS rootless
+COPY --from=unpacked-rootless /image /
+COPY rootless /
+# A number: Kubernetes checks runAsNonRoot by it.
+USER 1000:1000
+ENV HOME=/home/user USER=user
+ENV XDG_RUNTIME_DIR=/run/user/1000 TMPDIR=/home/user/.local/tmp
+ENV BUILDKIT_HOST=unix:///run/user/1000/buildkit/buildkitd.sock
+VOLUME /home/user/.local/share/buildkit
