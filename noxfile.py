@@ -35,8 +35,12 @@ def lint(session: nox.Session) -> None:
     session.run("codespell")
     # shellcheck publishes nothing for riscv64, and what it says is the same everywhere.
     if platform.machine() != "riscv64":
-        hooks = Path("buildkit_riscv64/machine/recipe").glob("*-hook")
-        session.run("shellcheck", "invoke", ".ci/run", *map(str, hooks))
+        scripts = [
+            *Path("buildkit_riscv64/machine/recipe").glob("*-hook"),
+            *Path("dockerfiles/common/usr/bin").glob("*"),
+            *(Path("dockerfiles/packages") / name for name in ("unpack", "complete")),
+        ]
+        session.run("shellcheck", "invoke", ".ci/run", *map(str, scripts))
 
 
 @nox.session(tags=["check"])
@@ -71,11 +75,20 @@ def machine(session: nox.Session) -> None:
     session.run("pytest", "-m", "machine", *session.posargs)
 
 
+@nox.session(default=False, tags=["real"])
+def image(session: nox.Session) -> None:
+    """Of the tests, those of the image, with the binaries that are in dist/."""
+    install(session)
+    env = {"BUILDKIT_TEST_DIST": str(Path("dist").resolve())}
+    session.run("pytest", "-m", "image", *session.posargs, env=env)
+
+
 @nox.session(default=False, venv_backend="none", tags=["machine"])
 def riscv64(session: nox.Session) -> None:
-    """The real upstream compiled natively in the emulated riscv64 machine, and cross-checked here.
+    """The real upstream and its image, made natively in the emulated riscv64 machine and tested.
 
-    Half an hour and more; the machine and its Go cache are kept for the next time.
+    Binaries are cross-checked here. There, docker runs the image: as a builder,
+    alone, rootless. An hour and a half; the machine and its caches are kept.
     """
 
     def invoke(*words: str) -> None:
@@ -85,13 +98,20 @@ def riscv64(session: nox.Session) -> None:
     invoke("on", "riscv64", "--yes", "--", "build-binaries", *session.posargs)
     invoke("check-binaries", "--target", "linux-riscv64")
     invoke("verify-binaries", "--cross-check", "--target", "linux-riscv64")
+    invoke("on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit")
+    invoke("on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit", "--rootless")
+    invoke("on", "riscv64", "--yes", "--", "check-image")
+    invoke("check-image", "--yes", "--target", "linux-riscv64")
+    # Interruptions and bad input are the same everywhere, and tested where it is quick.
+    chosen = ["-k", "not interrupted and not disk and not binaries and not bad_input"]
+    invoke("on", "riscv64", "--yes", "--", "nox", "-s", "image", "--", *chosen)
 
 
 @nox.session(default=False)
 def benchmark(session: nox.Session) -> None:
-    """What we add to the Go compiler and to qemu, side by side with the plain way; an hour."""
+    """What we add to the Go compiler and to qemu, and the image's size, against the plain way."""
     install(session)
-    for name in ("build_binaries", "machine"):
+    for name in ("build_binaries", "image", "machine"):
         session.run("python", "-m", f"benchmarks.{name}", *session.posargs)
 
 

@@ -29,10 +29,12 @@ class Sample:
     Args:
         seconds: wall time.
         peak_bytes: the most memory that the started process itself held.
+        size_bytes: how large what was made is, where that is measured instead.
     """
 
     seconds: float
     peak_bytes: int
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Case:
     Args:
         name: short.
         description: what is compared.
-        limit: the most that `ours` may take of the time of the other way.
+        limit: the most that `ours` may take of the time, or size, of the other way.
         limit_more: the most seconds that `ours` may take more than the other way.
         limit_seconds: the most seconds that `ours` may take.
         limit_bytes: the most memory that our own process may take.

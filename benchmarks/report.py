@@ -17,18 +17,24 @@ INTRODUCTION = """\
 
 Made by `python -m benchmarks.report` of the samples in `benchmarks/results/`.
 Times are medians of runs that took turns, with the fastest and the slowest in
-brackets. Each table says how the machine executes: a figure from emulation says
+brackets; sizes are exact. Each table says how the machine executes: a figure from emulation says
 nothing about hardware.
 
 `nox -s benchmark` measures again, on your machine.
 """
 
 
+def _measure(samples: list[dict[str, Any]]) -> str:
+    return "size_bytes" if samples[0].get("size_bytes") else "seconds"
+
+
 def _median(samples: list[dict[str, Any]]) -> float:
-    return float(median(sample["seconds"] for sample in samples))
+    return float(median(sample[_measure(samples)] for sample in samples))
 
 
-def _times(samples: list[dict[str, Any]]) -> str:
+def _shown(samples: list[dict[str, Any]]) -> str:
+    if _measure(samples) == "size_bytes":
+        return size(round(_median(samples)))
     seconds = [sample["seconds"] for sample in samples]
     times = f"{median(seconds):.2f} s"
     return f"{times} ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else times
@@ -37,7 +43,7 @@ def _times(samples: list[dict[str, Any]]) -> str:
 def _row(case: dict[str, Any]) -> str:
     ours = case["samples"]["ours"]
     others = [(way, samples) for way, samples in case["samples"].items() if way != "ours"]
-    against = ", ".join(f"{way} {_times(samples)}" for way, samples in others)
+    against = ", ".join(f"{way} {_shown(samples)}" for way, samples in others)
     ratio = ", ".join(f"{_median(ours) / _median(samples):.2f}" for _, samples in others)
     limits = []
     if case["limit"]:
@@ -51,7 +57,7 @@ def _row(case: dict[str, Any]) -> str:
         limits.append(size(case["limit_bytes"]))
         memory = size(max(s["peak_bytes"] for s in ours))
     return (
-        f"| {case['name']}: {case['description']} | {against} | {_times(ours)} |"
+        f"| {case['name']}: {case['description']} | {against} | {_shown(ours)} |"
         f" {ratio} | {memory} | {', '.join(limits)} |"
     )
 

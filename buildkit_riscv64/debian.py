@@ -13,13 +13,24 @@ SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
+# Before apt has fetched an archive's index for the first time, only its address tells
+# what it is: the last part of it, as on every mirror.
+_LABELS = {"debian": "Debian", "debian-security": "Debian-Security"}
+
+
 def archives() -> dict[str, str]:
     """Where this machine's own packages come from: addresses by label, as in `Debian-Security`."""
-    answer = process.probe(["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"])
     found: dict[str, str] = {}
-    for line in answer.stdout.splitlines():
-        address, _, label = line.partition(" ")
-        found.setdefault(label, address.rstrip("/"))
+    for options in ([], ["--no-release-info"]):
+        answer = process.probe(
+            ["apt-get", "indextargets", *options, "--format", "$(REPO_URI) $(LABEL)"]
+        )
+        for line in answer.stdout.splitlines():
+            address, _, label = line.partition(" ")
+            address = address.rstrip("/")
+            if label == "$(LABEL)":
+                label = _LABELS.get(address.rpartition("/")[2], "")
+            found.setdefault(label, address)
     return found
 
 

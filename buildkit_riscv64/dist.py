@@ -351,7 +351,7 @@ def publish_image(stage: Path, target: Target, variant: str) -> Artifacts:
         StorageError: it could not be put in place.
     """
     final = image_folder(target, variant)
-    final.parent.mkdir(exist_ok=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
     return _put(stage, final)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,17 @@ def blob(layout: Path, digest: str) -> Path:
     return layout / "blobs" / algorithm / value
 
 
-def _write_blob(layout: Path, content: bytes, media_type: str) -> Descriptor:
+def _described(content: bytes, media_type: str) -> Descriptor:
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    path = blob(layout, digest)
+    return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+def _write_blob(layout: Path, content: bytes, media_type: str) -> Descriptor:
+    descriptor = _described(content, media_type)
+    path = blob(layout, descriptor["digest"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return {"mediaType": media_type, "digest": digest, "size": len(content)}
+    return descriptor
 
 
 def _encode(value: Any) -> bytes:
@@ -112,6 +118,12 @@ class Image:
     def digest(self) -> str:
         """By which anybody can pull exactly this image."""
         return str(self.descriptor["digest"])
+
+    @property
+    def platform(self) -> dict[str, str]:
+        """What it runs on, as an index says it."""
+        keys = ("os", "architecture", "variant")
+        return {key: self.config[key] for key in keys if key in self.config}
 
     @property
     def layers(self) -> list[Path]:
@@ -194,53 +206,89 @@ def archive(image: Image, path: Path, name: str) -> None:
         extra.unlink()
 
 
-def gather(images: Mapping[str, list[Image]], layout: Path) -> dict[str, str]:
-    """Put images together in one layout; several of one name become an index.
-
-    Args:
-        images: by name, one for each platform.
-        layout: the folder; what else is in it stays.
+def combined(images: Sequence[Image]) -> tuple[Descriptor, bytes]:
+    """What stands for images of one name: the manifest of one, the index of several.
 
     Returns:
-        The digest of each name.
+        Its descriptor, and its content; the same images give the same.
     """
-    known: dict[str, Descriptor] = {}
-    if (layout / "index.json").exists():
-        for one in json.loads((layout / "index.json").read_text())["manifests"]:
-            known[one["annotations"][REF_NAME]] = one
+    if len(images) == 1:
+        (image,) = images
+        kept = {key: image.descriptor[key] for key in ("mediaType", "digest", "size")}
+        return kept | {"platform": image.platform}, blob(image.layout, image.digest).read_bytes()
+    index: dict[str, Any] = {
+        "schemaVersion": 2, "mediaType": INDEX_TYPE,
+        "manifests": [combined([image])[0] for image in images],
+    }  # fmt: skip
+    if annotations := images[0].manifest.get("annotations"):
+        index["annotations"] = annotations
+    content = _encode(index)
+    return _described(content, INDEX_TYPE), content
+
+
+def gather(images: Mapping[str, Sequence[Image]], layout: Path) -> None:
+    """Make a layout of images: by name, one for each platform; several become an index."""
+    entries = []
     for name, parts in images.items():
-        descriptors = []
         for image in parts:
             for descriptor in image.blobs:
                 _take_over(image.layout, layout, descriptor["digest"])
-            descriptors.append(
-                {
-                    "mediaType": MANIFEST_TYPE,
-                    "digest": image.digest,
-                    "size": image.descriptor["size"],
-                    "platform": {
-                        "os": image.config["os"], "architecture": image.config["architecture"],
-                    },
-                }
-            )  # fmt: skip
-        if len(descriptors) > 1:
-            annotations = parts[0].manifest.get("annotations", {})
-            index = {
-                "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors,
-                "annotations": annotations,
-            }  # fmt: skip
-            (descriptor,) = [_write_blob(layout, _encode(index), INDEX_TYPE)]
-        else:
-            (descriptor,) = descriptors
-        known[name] = {**descriptor, "annotations": {REF_NAME: name}}
-    write_index(layout, known.values())
-    return {name: str(known[name]["digest"]) for name in images}
+        descriptor, content = combined(parts)
+        _write_blob(layout, content, descriptor["mediaType"])
+        entries.append({**descriptor, "annotations": {REF_NAME: name}})
+    write_index(layout, entries)
+
+
+def names(layout: Path) -> dict[str, Descriptor]:
+    """What a layout has by name; nothing where there is none.
+
+    Raises:
+        CheckError: it cannot be read.
+    """
+    try:
+        entries = json.loads((layout / "index.json").read_text())["manifests"]
+        return {one["annotations"][REF_NAME]: one for one in entries}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckError(
+            f"{dist.shown(layout)} is not a layout of named images: {error}",
+            "move it away, and run it again",
+        ) from error
+
+
+def merge(source: Path, layout: Path) -> None:
+    """Add what a layout has by name to another, in the place of what that has by the same names.
+
+    Its index is replaced last and in one step: whenever this is interrupted, it is
+    either the old one or the new one, and everything that it names is there.
+    """
+    for path in (source / "blobs").glob("*/*"):
+        _take_over(source, layout, f"{path.parent.name}:{path.name}")
+    entries = {**names(layout), **names(source)}
+    write_index(layout, entries.values())
+    named = set(_reachable(layout, entries.values()))
+    for path in (layout / "blobs").glob("*/*"):
+        if f"{path.parent.name}:{path.name}" not in named:
+            path.unlink()
+
+
+def _reachable(layout: Path, descriptors: Iterable[Descriptor]) -> Iterator[str]:
+    """The digests of everything that descriptors lead to."""
+    for descriptor in descriptors:
+        yield descriptor["digest"]
+        if descriptor["mediaType"] in {INDEX_TYPE, MANIFEST_TYPE}:
+            content = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+            below = [content[key] for key in ("config",) if key in content]
+            for key in ("manifests", "layers"):
+                below += content.get(key, [])
+            yield from _reachable(layout, below)
 
 
 def _take_over(source: Path, layout: Path, digest: str) -> None:
     """Have a blob of another layout here too; whole, or not at all."""
     target = blob(layout, digest)
-    if target.exists():
+    if target.exists() and f"sha256:{dist.sha256(target)}" == digest:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
@@ -248,7 +296,7 @@ def _take_over(source: Path, layout: Path, digest: str) -> None:
         try:
             aside.hardlink_to(blob(source, digest))
         except OSError:
-            aside.write_bytes(blob(source, digest).read_bytes())
+            shutil.copyfile(blob(source, digest), aside)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

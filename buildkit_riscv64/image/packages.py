@@ -152,15 +152,13 @@ class Archive:
         # Of all that an archive has, the lists of packages alone.
         only = " target=Packages"
         sources = [debian.source(debian.mirror(), debian.SUITE, only)]
-        self._fetch_indexes(sources)
+        updates = debian.source(debian.security(), f"{debian.SUITE}-security", only)
         try:
-            self._fetch_indexes(
-                [*sources, debian.source(debian.security(), f"{debian.SUITE}-security", only)]
-            )
+            self._fetch_indexes([*sources, updates])
         except NetworkError as error:
             # A mirror in the middle of an update; better without than not at all.
-            warn(f"without Debian's security updates: {error.brief}")
             self._fetch_indexes(sources)
+            warn(f"without Debian's security updates: {error.brief}")
             return False
         return True
 

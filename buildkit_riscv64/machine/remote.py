@@ -47,7 +47,7 @@ uname -m; printf "%s\\n" "$HOME"
 cd "$HOME/$1" 2>/dev/null; here=$?; shift
 for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
 [ $here = 0 ] || exit 0
-sha256sum -- dist/linux-*/{dist.SUMS} {RESULTS}/* 2>/dev/null
+sha256sum -- dist/linux-*/{dist.SUMS} dist/linux-*/{dist.IMAGE}/*/{dist.SUMS} {RESULTS}/* 2>/dev/null
 cd .git 2>/dev/null && [ -f sent ] || exit 0
 # Where somebody has worked with git there since, what was sent says nothing.
 for file in HEAD index refs/heads packed-refs; do [ ! "$file" -nt sent ] || exit 0; done
@@ -95,7 +95,8 @@ class There:
         home: its user's home.
         missing: commands of :data:`ESSENTIAL` that it lacks.
         made: what our checkout there holds that may come back, as digests by path:
-            each target's SHA256SUMS in `dist/`, and each file in :data:`RESULTS`.
+            the SHA256SUMS of each target and each image in `dist/`, and each file in
+            :data:`RESULTS`.
         git: what :func:`_git_state` was for git's files there; empty when it is not known.
     """
 
@@ -312,18 +313,26 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
         if here.name != dist.SUMS:
             results = True
             continue
-        target = Target.parse(here.parent.name)
-        with dist.lock(target), dist.staging(target) as stage:
+        name, *image = Path(path).parent.parts[1:]
+        target, variant = Target.parse(name), image[-1] if image else ""
+        with dist.lock(target), dist.staging(target, part="-".join(image)) as stage:
             there.destination.rsync(
                 "--archive", "--no-owner", "--no-group",
-                f":{there.folder}/dist/{target.name}/", f"{stage}/",
+                # Each image has sums of its own, and comes after its binaries.
+                *([] if image else [f"--exclude=/{dist.IMAGE}"]),
+                f":{there.folder}/{Path(path).parent}/", f"{stage}/",
             )  # fmt: skip
             if damaged := _damaged(stage, digest):
                 raise CheckError(
-                    f"{target.name}/{damaged} is not what {there.destination.name} made",
+                    f"{'/'.join([name, *image, damaged])} is not what {there.destination.name} made",
                     "run it again: the transfer was damaged, or the files there are",
                 )
-            brought.append(dist.publish(stage, target, machine=there.arch).path)
+            artifacts = (
+                dist.publish_image(stage, target, variant)
+                if image
+                else dist.publish(stage, target, machine=there.arch)
+            )
+            brought.append(artifacts.path)
     if results:
         there.destination.rsync(
             "--archive", "--no-owner", "--no-group", "--update",
@@ -399,7 +408,7 @@ def _run_on(
         _install_essential(there, yes=yes)
     state = push(there)
     # What a build finds up to date there is what was asked for here.
-    before = {} if "build-binaries" in command else there.made
+    before = {} if {"build-binaries", "build-image"} & set(command) else there.made
     say(f"on {name} ({there.arch}): {process.show(command)}")
     code = execute(there, command, state, yes=yes)
     for path in pull(before, look()):

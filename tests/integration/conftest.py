@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from buildkit_riscv64 import pins
+from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import toolchain
 
-from .miniature import Project, Upstream, isolated, make_project, remove
+from . import dockerd
+from .miniature import (
+    Project,
+    Upstream,
+    commit_checkout,
+    copy_checkout,
+    isolated,
+    make_project,
+    remove,
+    succeeded,
+)
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +99,55 @@ def _cleaned_up(project: Project) -> Iterator[Project]:
     left = list(Path(project.env["TMPDIR"]).iterdir())
     remove(project.root.parent)
     assert not left, f"left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def upstream_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A clone of this checkout, the user's own Go settings and caches, and no submodule."""
+    folder = tmp_path_factory.mktemp("upstream")
+    copy_checkout(folder / "checkout")
+    git = isolated(folder)
+    commit_checkout(folder / "checkout", pins.load().commit, git)
+    # CI would install packages without asking.
+    unwanted = {"CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"}
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    yield Project(folder / "checkout", env)
+    remove(folder)
+
+
+@pytest.fixture(scope="session")
+def upstream_target(upstream_project: Project) -> Path:
+    """What a build of the real upstream makes; how much memory our own process took is told.
+
+    With BUILDKIT_TEST_DIST it is taken from that dist/ instead: on a machine on which
+    compiling takes an hour.
+    """
+    target = upstream_project.dist / Target.here().name
+    if ready := os.environ.get("BUILDKIT_TEST_DIST"):
+        ignored = shutil.ignore_patterns("image")
+        shutil.copytree(Path(ready) / target.name, target, ignore=ignored)
+        return target
+    peak = "?"
+    with upstream_project.started("build-binaries") as run:
+        status = Path(f"/proc/{run.process.pid}/status")
+        while run.process.poll() is None:
+            for line in status.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    peak = line.split(":")[1].strip()
+            time.sleep(0.2)
+        done = succeeded(run.wait())
+    print(f"{done.stderr}\npeak memory of our own process: {peak}")
+    return target
+
+
+@pytest.fixture(scope="session")
+def binaries(upstream_target: Path) -> Path:
+    """The folder with the real buildkitd and buildctl, for this machine."""
+    return upstream_target / "bin"
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the environment needs for a real docker engine."""
+    with dockerd.engine(tmp_path_factory.mktemp("docker")) as env:
+        yield env

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, doctor, host, process
+from buildkit_riscv64 import debian, dist, doctor, host, process
 from buildkit_riscv64.errors import Failure, MachineError, MissingRequirementError, StorageError
 from buildkit_riscv64.machine import base as bases
 from buildkit_riscv64.machine.base import Base

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import debian
+from buildkit_riscv64.errors import MissingRequirementError
+
+from .making import Commands
+
+MIRROR = "http://mirror.invalid/debian"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"{MIRROR}/ Debian\n",
+        f"{MIRROR} Debian\n{MIRROR} Debian\nhttp://other Debian\n",
+        f"http://security Debian-Security\nhttp://docker Docker CE\n\nhttp://none \n{MIRROR}/ Debian\n",
+        f"http://backports/debian Debian Backports\n{MIRROR}/ Debian\n",
+        f"cdrom:[Debian GNU/Linux 12 - amd64]/ Debian\n{MIRROR}/ Debian\n",
+    ],
+)
+def test_the_mirror_is_this_machines(commands: Commands, lines: str) -> None:
+    commands.answer("apt-get", "indextargets", stdout=lines)
+    assert debian.mirror() == MIRROR
+    assert commands.args[0] == ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"]
+
+
+@pytest.mark.parametrize("lines", ["", "http://security Debian-Security\n", "Debian\n", "\n"])
+def test_no_mirror(commands: Commands, lines: str) -> None:
+    commands.answer("apt-get", stdout=lines)
+    with pytest.raises(MissingRequirementError, match="no Debian archive"):
+        debian.mirror()
+
+
+def test_before_apt_has_fetched_anything_the_address_tells(commands: Commands) -> None:
+    commands.answer("apt-get", "indextargets", "--format", stdout="")
+    commands.answer(
+        "apt-get", "indextargets", "--no-release-info",
+        stdout=f"{MIRROR}/ $(LABEL)\n{MIRROR}-security $(LABEL)\nhttp://docker/linux $(LABEL)\n",
+    )  # fmt: skip
+    assert debian.mirror() == MIRROR
+    assert debian.security() == f"{MIRROR}-security"
+
+
+def test_security_updates_are_asked_for_where_nobody_said(commands: Commands) -> None:
+    commands.answer("apt-get", stdout=f"{MIRROR} Debian\n")
+    assert debian.security() == f"{MIRROR}-security"
+
+
+def test_a_source() -> None:
+    keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    assert debian.source(MIRROR, "trixie") == f"deb [signed-by={keys}] {MIRROR} trixie main"
+    assert debian.source(MIRROR, "sid", " a=b") == f"deb [signed-by={keys} a=b] {MIRROR} sid main"
+
+
+def test_lists_have_comments(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("# why\n\n one\ntwo /usr/bin/two\n")
+    assert debian.listed(tmp_path / "list") == ["one", "two /usr/bin/two"]
