@@ -19,8 +19,12 @@ def _debugging() -> bool:
     return logging.getLogger("invoke").isEnabledFor(logging.DEBUG)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Not KeyboardInterrupt itself: CPython ends as if nobody caught that, if it passed an exec()."""
+
+
 def _end(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _translate(error: BaseException) -> Failure:

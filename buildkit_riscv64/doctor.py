@@ -260,9 +260,21 @@ def _docker() -> Seen:
     return _ok(f"engine {answer.stdout.strip()}")
 
 
-@check("runc", "BuildKit runs containers with it; without it there is no OCI worker.", Phase.VALIDATION)  # fmt: skip
+@check("runc", "BuildKit runs containers with it; without it there is no OCI worker.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
 def _runc() -> Seen:
     return tool("runc", Status.WARN, ("--version",))
+
+
+@check("umoci", "The image is unpacked with it, to be run before anybody gets it.", Phase.IMAGE)
+def _umoci() -> Seen:
+    return tool("umoci", Status.WARN, ("--version",))
+
+
+@check(
+    "skopeo", "`push-image --registry` pushes with it, and `--base registry` pulls.", Phase.IMAGE
+)
+def _skopeo() -> Seen:
+    return tool("skopeo", Status.WARN, ("--version",))
 
 
 @check("overlayfs", "Snapshots without copying every file.", Phase.IMAGE, Phase.VALIDATION)
@@ -294,7 +306,7 @@ def _cgroups() -> Seen:
     )
 
 
-@check("user namespaces", "Rootless BuildKit lives in one.", Phase.VALIDATION)
+@check("user namespaces", "Rootless BuildKit lives in one; so does what builds the image, without root.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
 def _user_namespaces() -> Seen:
     try:
         most = int(Path("/proc/sys/user/max_user_namespaces").read_text())

@@ -349,6 +349,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     dry: bool = False,
+    title: str = "",
     error: type[Failure] = BuildError,
     hint: str = "",
 ) -> None:
@@ -359,6 +360,7 @@ def run(
         cwd: where to run it.
         env: the whole environment; by default :func:`environment`.
         dry: only print the command.
+        title: what to call it when it fails, if all its arguments are too many to read.
         error: the failure to raise.
         hint: what to do when it fails.
 
@@ -372,7 +374,7 @@ def run(
     with guarded(args, cwd=cwd, env=env, stdout=sys.stderr.fileno()) as child:
         code = child.wait()
     if code:
-        raise error(f"`{show(args)}` failed ({describe_exit(code)})", hint)
+        raise error(f"`{title or show(args)}` failed ({describe_exit(code)})", hint)
 
 
 def attached(args: Arguments, *, env: Mapping[str, str] | None = None) -> int:

@@ -14,11 +14,16 @@ RUN --network=none \
     --mount=type=bind,from=packages,target=/packages \
     /lists/unpack /packages/root /image && /lists/complete /image
 
+# Debian has newuidmap setuid; it would need CAP_SYS_ADMIN to work so, which docker
+# does not grant. With this capability of its file it does not.
 FROM base AS unpacked-rootless
 RUN --network=none \
     --mount=type=bind,source=packages,target=/lists \
     --mount=type=bind,from=packages,target=/packages \
     /lists/unpack /packages/rootless /image \
+    && /lists/unpack /packages/helpers /helpers \
+    && /helpers/usr/sbin/setcap cap_setuid+ep /image/usr/bin/newuidmap \
+    && /helpers/usr/sbin/setcap cap_setgid+ep /image/usr/bin/newgidmap \
     && install -d -m 700 -o 1000 -g 1000 /image/run/user/1000 \
     && cd /image && mkdir home \
     && install -d -o 1000 -g 1000 home/user home/user/.local home/user/.local/share \

@@ -210,16 +210,17 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
         with step("asking Debian for its packages"):
             updates = archive.update()
             common, every = archive.resolve("root"), archive.resolve("root", "rootless")
-            unpacking = archive.resolve("tools")
+            unpacking, helpers = archive.resolve("tools"), archive.resolve("helpers")
         packages = common if options.variant is engines.Variant.ROOT else every
         digest = _inputs(options, binaries, packages, epoch)
         if previous is not None and not options.force and previous.inputs == digest and previous.unchanged():  # fmt: skip
             return Outcome(previous, up_to_date=True, seconds=time.time() - started)
         scratch = stage / "scratch"
         with step("fetching what is missing"):
-            archive.fetch([*every, *unpacking])
+            archive.fetch([*every, *unpacking, *helpers])
             archive.place(common, scratch / "root")
             archive.place([p for p in every if p not in common], scratch / "rootless")
+            archive.place(helpers, scratch / "helpers")
             base = tools.ensure(options.base, archive, unpacking, yes=options.yes)
         created = manifest["source"]["time"]
         request = engines.Request(

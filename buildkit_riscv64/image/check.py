@@ -30,8 +30,11 @@ SCHEMA = project.ROOT / "schemas" / "image.schema.json"
 
 #: Seconds in which the daemon has to end when an engine asks it to; docker waits ten.
 STOP_SECONDS = 10.0
-#: Programs that an ordinary user runs as root: without them there is no rootless.
-SETUID = {Variant.ROOT: set[str](), Variant.ROOTLESS: {"usr/bin/newuidmap", "usr/bin/newgidmap"}}
+#: Programs with capabilities of their own: without them there is no rootless.
+CAPABLE: dict[Variant, list[str]] = {
+    Variant.ROOT: [],
+    Variant.ROOTLESS: ["usr/bin/newgidmap", "usr/bin/newuidmap"],
+}
 #: Each runs, and says its version.
 PROGRAMS = {
     "buildkitd": "buildkitd --version",
@@ -87,6 +90,7 @@ class Contents:
         modes: of each path.
         secrets: files that look like keys.
         programs: ELF machine and needed libraries of each program and library.
+        capable: programs with capabilities of their own.
         newest: the latest modification time, in seconds since 1970.
         devices: device nodes.
         removed: what a layer removes of one below.
@@ -97,6 +101,7 @@ class Contents:
     modes: dict[str, int] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
     programs: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    capable: list[str] = field(default_factory=list)
     newest: float = 0
     devices: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -129,6 +134,8 @@ def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> N
         stat.S_IFLNK if entry.issym() else 0
     )  # fmt: skip
     contents.newest = max(contents.newest, entry.mtime)
+    if "SCHILY.xattr.security.capability" in entry.pax_headers:
+        contents.capable.append(name)
     if entry.isdev():
         contents.devices.append(name)
     if Path(name).name.startswith(".wh."):
@@ -219,7 +226,8 @@ def _files(contents: Contents, artifacts: dist.Artifacts, variant: Variant, targ
         name for name, mode in modes.items()
         if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISDIR(mode)
     }  # fmt: skip
-    yield equal("layers", "setuid and setgid", sorted(privileged), sorted(SETUID[variant]))
+    yield equal("layers", "setuid and setgid", sorted(privileged), [])
+    yield equal("layers", "file capabilities", sorted(contents.capable), CAPABLE[variant])
     writable = sorted(
         name for name, mode in modes.items()
         if mode & stat.S_IWOTH and not stat.S_ISLNK(mode) and not mode & stat.S_ISVTX

@@ -22,13 +22,14 @@ TOOLS = ("runc", "umoci")
 #: Seconds for a container to end; under emulation it may take a minute.
 END_SECONDS = 180.0
 
-#: What the daemon may do in a container, for as long as it only has to start: what
-#: docker grants by default, and CAP_SYS_ADMIN, for mounts.
-DAEMON_CAPABILITIES = (
+#: What docker grants by default. Rootless has to do with it.
+CAPABILITIES = (
     "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
     "CAP_MKNOD", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP",
-    "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT",
+    "CAP_SETUID", "CAP_SYS_CHROOT",
 )  # fmt: skip
+#: What root's daemon needs besides, to start: it mounts. (To build it needs more.)
+MOUNTING = "CAP_SYS_ADMIN"
 
 # Runs in the namespaces: starts the container in $1, whose runc keeps its state
 # in $2; asks it $3 until it answers, and ends it as an engine does.
@@ -84,7 +85,7 @@ class Container:
 
     bundle: Path
 
-    def _configure(self, change: dict[str, Any]) -> Path:
+    def _configure(self, change: dict[str, Any]) -> None:
         """Write the bundle's configuration: umoci's, which grants next to nothing, changed."""
         original = self.bundle / "config.umoci.json"
         config = self.bundle / "config.json"
@@ -92,8 +93,7 @@ class Container:
             config.rename(original)
         value = json.loads(original.read_text())
         value["process"] |= {"terminal": False, **change}
-        if "capabilities" in change:
-            value["process"]["noNewPrivileges"] = False
+        if not change["noNewPrivileges"]:
             value["linux"] |= {"maskedPaths": [], "readonlyPaths": []}
         # umoci mounts volumes as root's; an engine's belong to whom the image says.
         value["mounts"] = [
@@ -102,7 +102,6 @@ class Container:
             if mount["type"] != "tmpfs" or mount["destination"].startswith("/dev")
         ]
         config.write_text(json.dumps(value))
-        return original
 
     def run(self, words: Sequence[str]) -> process.Result:
         """Run a command in it, without privileges and without a network.
@@ -110,7 +109,11 @@ class Container:
         Raises:
             MissingRequirementError: there is no runc.
         """
-        self._configure({"args": list(words)})
+        # Bounding: a program with capabilities of its own would not even start without.
+        capabilities = {"bounding": list(CAPABILITIES)}
+        self._configure(
+            {"args": list(words), "capabilities": capabilities, "noNewPrivileges": True}
+        )
         with tempfile.TemporaryDirectory(prefix="bk-") as state:
             return process.probe(
                 [*process.namespaced(), "runc", "--root", state, "run",
@@ -126,10 +129,13 @@ class Container:
         """
         sets = ("bounding", "effective", "permitted", "inheritable", "ambient")
         user = json.loads((self.bundle / "config.json").read_text())["process"]["user"]["uid"]
-        # An ordinary user has nothing but what setuid programs may take.
-        granted = sets if user == 0 else sets[:1]
-        capabilities = {name: list(DAEMON_CAPABILITIES) for name in granted}
-        self._configure({"capabilities": capabilities})
+        # An ordinary user has nothing but what programs with capabilities may take.
+        capabilities = (
+            {name: [*CAPABILITIES, MOUNTING] for name in sets}
+            if user == 0
+            else {"bounding": list(CAPABILITIES)}
+        )
+        self._configure({"capabilities": capabilities, "noNewPrivileges": False})
         with tempfile.TemporaryDirectory(prefix="bk-") as state:
             answer = process.probe(
                 [*process.namespaced(), "sh", "-c", _LIFE, "sh", self.bundle, state],

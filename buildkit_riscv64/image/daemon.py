@@ -55,19 +55,25 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
         address = f"unix://{folder}/buildkitd.sock"
         command = [
             *process.namespaced(), str(binaries / "buildkitd"), f"--root={state}",
-            f"--addr={address}", "--containerd-worker=false", "--oci-worker-net=host",
+            f"--addr={address}",
+            # Its default is in /run, which is another daemon's, or closed to us.
+            f"--otel-socket-path={folder}/otel.sock", "--containerd-worker=false", "--oci-worker-net=host",
             *([] if os.geteuid() == 0 else ["--rootless"]),
         ]  # fmt: skip
-        with process.guarded(command, stdout=log.fileno(), stderr=log.fileno()) as child:
+        # There runc keeps its state, unless it is really root.
+        env = process.environment({"XDG_RUNTIME_DIR": folder})
+        with process.guarded(command, env=env, stdout=log.fileno(), stderr=log.fileno()) as child:
             deadline = time.monotonic() + READY_SECONDS
             question = [str(binaries / "buildctl"), "--addr", address, "debug", "workers"]
             while not process.probe(question, timeout=READY_SECONDS).ok:
                 if child.poll() is not None or time.monotonic() > deadline:
-                    said = Path(log.name).read_text(errors="replace").strip().splitlines()
-                    for line in said[-20:]:
+                    said = Path(log.name).read_text(errors="replace").splitlines()
+                    for line in said[-30:]:
                         say(f"  {line}")
+                    # Behind that line it prints where in its source it was.
+                    reasons = [line for line in said if line.startswith("buildkitd:")]
                     raise BuildError(
-                        f"buildkitd does not answer: {(said or ['it said nothing'])[-1]}",
+                        f"buildkitd does not answer: {(reasons or said or ['no word'])[-1]}",
                         "what it said is above; `invoke doctor --phase image` knows what it needs",
                     )
                 time.sleep(0.2)

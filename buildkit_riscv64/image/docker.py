@@ -141,7 +141,7 @@ def builder(request: Request) -> Iterator[str]:
                 first = dataclasses.replace(request, variant=Variant.ROOT)
                 process.run(
                     buildx(first, "default", f"docker-image://{base}", "--load", f"--tag={ours}"),
-                    error=BuildError, hint="the step that failed is above",
+                    title="docker buildx build", error=BuildError, hint="the step that failed is above",
                 )  # fmt: skip
             with step("starting it"):
                 create = [

@@ -122,7 +122,7 @@ class BuildKit:
                 f"--oci-layout=base={request.base.layout}",
                 f"--output={request.output(folder)}",
             ],
-            error=BuildError, hint="the step that failed is above",
+            title="buildctl build", error=BuildError, hint="the step that failed is above",
         )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ class Docker:
                 # By default it adds where and when it was built, which is never the same.
                 "--provenance=false", f"--output={request.output(folder)}",
             ),
-            error=BuildError, hint="the step that failed is above",
+            title="docker buildx build", error=BuildError, hint="the step that failed is above",
         )  # fmt: skip
 
 

@@ -136,9 +136,11 @@ class Image:
         return sum(int(layer["size"]) for layer in self.manifest["layers"])
 
     @property
-    def blobs(self) -> list[Descriptor]:
-        """Everything it consists of, its manifest last."""
-        return [*self.manifest["layers"], self.manifest["config"], dict(self.descriptor)]
+    def blobs(self) -> Iterator[Descriptor]:
+        """Everything it consists of, its manifest first."""
+        yield dict(self.descriptor)
+        yield self.manifest["config"]
+        yield from self.manifest["layers"]
 
 
 def load(layout: Path) -> Image:
@@ -168,7 +170,8 @@ def damaged(image: Image) -> str:
             good = f"sha256:{dist.sha256(path)}" == descriptor["digest"]
         except OSError:
             good = False
-        if not good or path.stat().st_size != descriptor["size"]:
+        # What a damaged manifest says of the others is not looked at: it is the first.
+        if not good or path.stat().st_size != descriptor.get("size"):
             return str(descriptor["digest"])
     return ""
 
@@ -207,19 +210,21 @@ def archive(image: Image, path: Path, name: str) -> None:
 
 
 def combined(images: Sequence[Image]) -> tuple[Descriptor, bytes]:
-    """What stands for images of one name: the manifest of one, the index of several.
+    """What stands for images of one name: the manifest of one, an index of several.
 
     Returns:
-        Its descriptor, and its content; the same images give the same.
+        Its descriptor, and the content of an index; the same images give the same.
     """
-    if len(images) == 1:
-        (image,) = images
-        kept = {key: image.descriptor[key] for key in ("mediaType", "digest", "size")}
-        return kept | {"platform": image.platform}, blob(image.layout, image.digest).read_bytes()
-    index: dict[str, Any] = {
-        "schemaVersion": 2, "mediaType": INDEX_TYPE,
-        "manifests": [combined([image])[0] for image in images],
-    }  # fmt: skip
+    descriptors = [
+        {
+            "mediaType": MANIFEST_TYPE, "digest": image.digest,
+            "size": image.descriptor["size"], "platform": image.platform,
+        }
+        for image in images
+    ]  # fmt: skip
+    if len(descriptors) == 1:
+        return descriptors[0], b""
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": descriptors}
     if annotations := images[0].manifest.get("annotations"):
         index["annotations"] = annotations
     content = _encode(index)
@@ -228,14 +233,15 @@ def combined(images: Sequence[Image]) -> tuple[Descriptor, bytes]:
 
 def gather(images: Mapping[str, Sequence[Image]], layout: Path) -> None:
     """Make a layout of images: by name, one for each platform; several become an index."""
+    for image in {image.digest: image for parts in images.values() for image in parts}.values():
+        for descriptor in image.blobs:
+            _take_over(image.layout, layout, descriptor["digest"])
     entries = []
     for name, parts in images.items():
-        for image in parts:
-            for descriptor in image.blobs:
-                _take_over(image.layout, layout, descriptor["digest"])
-        descriptor, content = combined(parts)
-        _write_blob(layout, content, descriptor["mediaType"])
-        entries.append({**descriptor, "annotations": {REF_NAME: name}})
+        entry, content = combined(parts)
+        if content:
+            _write_blob(layout, content, INDEX_TYPE)
+        entries.append({**entry, "annotations": {REF_NAME: name}})
     write_index(layout, entries)
 
 
@@ -260,29 +266,33 @@ def names(layout: Path) -> dict[str, Descriptor]:
 def merge(source: Path, layout: Path) -> None:
     """Add what a layout has by name to another, in the place of what that has by the same names.
 
-    Its index is replaced last and in one step: whenever this is interrupted, it is
-    either the old one or the new one, and everything that it names is there.
+    The index is replaced last and in one step: whenever this is interrupted, it is
+    the old one or the new one, and what it names is there. What nothing leads to
+    any more is removed after that.
     """
+    entries = [*{**names(layout), **names(source)}.values()]
     for path in (source / "blobs").glob("*/*"):
         _take_over(source, layout, f"{path.parent.name}:{path.name}")
-    entries = {**names(layout), **names(source)}
-    write_index(layout, entries.values())
-    named = set(_reachable(layout, entries.values()))
+    write_index(layout, entries)
+    try:
+        needed = set(_reachable(layout, entries))
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # what somebody has damaged says nothing of what is needed
     for path in (layout / "blobs").glob("*/*"):
-        if f"{path.parent.name}:{path.name}" not in named:
+        if f"{path.parent.name}:{path.name}" not in needed:
             path.unlink()
 
 
 def _reachable(layout: Path, descriptors: Iterable[Descriptor]) -> Iterator[str]:
-    """The digests of everything that descriptors lead to."""
+    """The digests of all that descriptors lead to."""
     for descriptor in descriptors:
         yield descriptor["digest"]
-        if descriptor["mediaType"] in {INDEX_TYPE, MANIFEST_TYPE}:
-            content = json.loads(blob(layout, descriptor["digest"]).read_bytes())
-            below = [content[key] for key in ("config",) if key in content]
-            for key in ("manifests", "layers"):
-                below += content.get(key, [])
-            yield from _reachable(layout, below)
+        if descriptor["mediaType"] == INDEX_TYPE:
+            index = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+            yield from _reachable(layout, index["manifests"])
+        elif descriptor["mediaType"] == MANIFEST_TYPE:
+            manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+            yield from _reachable(layout, [manifest["config"], *manifest["layers"]])
 
 
 def _take_over(source: Path, layout: Path, digest: str) -> None:

@@ -181,7 +181,7 @@ class Archive:
         partly = {words[0]: words[1] for words in entries if len(words) == 2}
         without = [name for name in debian.listed(LISTS / "without") if name not in wanted]
         (self._folder / "status").write_text("".join(map(_stand_in, without)))
-        found = self._uris("install", "--yes", "--print-uris", *wanted)
+        found = self._uris("install", "--yes", "--print-uris", *wanted) if wanted else []
         if partly:
             found += [
                 Package(**{**asdict(package), "only": partly[package.name]})

@@ -82,7 +82,8 @@ def ensure(origin: Origin, archive: Archive, packages: Sequence[Package], *, yes
         except NetworkError as error:
             if origin is Origin.REGISTRY:
                 raise
-            say(f"{REFERENCE}: {error.brief}")
+            reason = error.brief.rpartition(": ")[2].strip('"')
+            say(f"{REFERENCE} cannot be had ({reason}): doing without")
     return _make(archive, packages)
 
 
