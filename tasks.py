@@ -15,6 +15,8 @@ ns = Collection(
     binaries.verify_binaries,
     image.build_image,
     image.check_image,
+    image.push_image,
+    image.certs,
     machine.on,
     machine=Collection(
         machine.create,

@@ -13,6 +13,7 @@
             buildkit-v0.32.2.linux-riscv64.image.tar    the same in one file; docker loads it
             sbom.cdx.json                         CycloneDX SBOM of Debian's packages in it
             manifest.json, SHA256SUMS
+    dist/oci/                                     OCI layout of what push-image would push
 
 A folder is made whole beside its place and then exchanged with what was there,
 in one system call. Names with a leading dot belong to a run at work.

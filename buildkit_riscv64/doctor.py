@@ -34,6 +34,7 @@ PACKAGES = {
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
+    "openssl": "openssl",
     "qemu-img": "qemu-utils",
     "rsync": "rsync",
     "runc": "runc",

@@ -98,10 +98,10 @@ class StorageError(Failure):
 
 
 class NetworkError(Failure):
-    """Something had to be fetched and could not be."""
+    """Something had to be fetched or sent, and could not be."""
 
     exit_code = 10
-    meaning = "something had to be fetched and could not be"
+    meaning = "something had to be fetched or sent, and could not be"
 
 
 class BusyError(Failure):

@@ -6,6 +6,12 @@ from typing import Any
 
 from .cli import command
 
+#: Commands that the tests call. A docker engine and a registry they unpack themselves:
+#: installed, these would be services on this machine.
+NEEDED_BY_TESTS = (
+    "git", "make", "mmdebstrap", "newuidmap", "openssl", "rsync", "runc", "skopeo", "sshd", "umoci",
+)  # fmt: skip
+
 
 @command(
     help={
@@ -44,7 +50,8 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     The integration tests compile the real upstream from nothing and boot an
     emulated riscv64 machine: half an hour on a laptop, an hour on a board, which
     has nothing to emulate. `--session unit` takes seconds.
-    They need git, make, rsync and an ssh server, and install what is missing.
+    What is missing is installed: git, make, mmdebstrap, openssl, rsync, runc, skopeo,
+    uidmap, umoci and an ssh server.
     """
     import sys
 
@@ -55,7 +62,7 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     settings = config.read(context.config)
     chosen = ["--sessions", *session.split(",")] if session else []
     if not settings.dry:
-        doctor.provide(["git", "make", "rsync", "sshd"], yes=yes or settings.yes)
+        doctor.provide(NEEDED_BY_TESTS, yes=yes or settings.yes)
         toolchain.ensure(pins.load())
     process.run(
         [sys.executable, "-m", "nox", *chosen], cwd=project.ROOT, dry=settings.dry,

@@ -49,7 +49,8 @@ LABEL org.opencontainers.image.title="$TITLE" \
       org.opencontainers.image.licenses="Apache-2.0"
 # -s: under the init of an engine tini is not process 1, and must be told to adopt orphans.
 ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"]
-HEALTHCHECK --interval=30s --timeout=20s --start-period=60s CMD ["buildctl", "debug", "workers"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --start-interval=2s \
+    CMD ["buildctl", "debug", "workers"]
 
 FROM common AS root
 # The daemon moves itself out of the cgroup that builds get theirs below.

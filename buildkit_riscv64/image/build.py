@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from .. import dist, doctor, host, pins, project
 from ..arch import Architecture, Target
 from ..console import say, size, step
-from ..errors import NotNativeError, StorageError, UsageError
+from ..errors import BuildError, CheckError, NotNativeError, StorageError, UsageError
 from . import check, container, docker, engines, layout, sbom, tools
 from .packages import Archive, Package
 
@@ -23,6 +25,8 @@ from .packages import Archive, Package
 MANIFEST_VERSION = 1
 #: What a build writes at most: packages, the builder's state, layout, archive.
 NEEDED_BYTES = 2 << 30
+#: Less than this is a full disk: what is left when the last write did not fit.
+_FULL_BYTES = 16 << 20
 #: Of what the revision is one.
 SOURCE = f"https://{pins.MODULE}"
 
@@ -230,8 +234,13 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
             epoch=epoch, cached=not options.force,
         )  # fmt: skip
         say(f"building the {options.variant} image with {options.engine}")
-        with engines.running(options.engine, request, yes=options.yes) as engine:
+        with (
+            _told_when_full(stage),
+            engines.running(options.engine, request, yes=options.yes) as engine,
+        ):
             engine.build(request, stage / dist.LAYOUT)
+        # BuildKit's exporter leaves its empty work folder.
+        shutil.rmtree(stage / dist.LAYOUT / "ingest", ignore_errors=True)
         shutil.rmtree(scratch)
         record = {
             "engine": str(options.engine),
@@ -242,10 +251,21 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
             "seconds": round(time.time() - started, 1),
         }
         _describe(options, stage, binaries, packages, record, epoch, updates=updates)
-        with step("checking the image, and running it"):
+        with step("checking the image, and running it"), _told_when_full(stage):
             check.require_good(stage, options.variant, options.target)
         artifacts = dist.publish_image(stage, options.target, options.variant)
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
+
+
+@contextlib.contextmanager
+def _told_when_full(stage: Path) -> Iterator[None]:
+    """Say so when what failed in other programs was a full disk."""
+    try:
+        yield
+    except (BuildError, CheckError) as error:
+        if "no space left" in error.brief or host.free_bytes(stage) < _FULL_BYTES:
+            raise dist.storage_error(OSError(errno.ENOSPC, "", str(stage)), stage) from error
+        raise
 
 
 def _utc(timestamp: float) -> str:

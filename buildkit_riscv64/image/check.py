@@ -200,7 +200,8 @@ def _config(image: layout.Image, artifacts: dist.Artifacts, variant: Variant, ta
         ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"],
     )  # fmt: skip
     command = " ".join([*entrypoint, *(config.get("Cmd") or [])])
-    open_door = "tcp://" in command and "--tlscacert" not in command
+    flags = ("--tlscacert", "--tlscert", "--tlskey")
+    open_door = "tcp://" in command and not all(flag in command for flag in flags)
     yield judged("image", "no TCP without mutual TLS", not open_door, config.get("Cmd") or "the unix socket alone", "no tcp:// address")  # fmt: skip
     exposed = sorted(config.get("ExposedPorts") or {})
     yield equal("image", "exposed ports", exposed, [])

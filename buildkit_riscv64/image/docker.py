@@ -21,8 +21,8 @@ from . import layout
 if TYPE_CHECKING:
     from .engines import Request
 
-#: The first engine whose own BuildKit knows named contexts.
-OLDEST_ENGINE = "23.0"
+#: The first engine whose own BuildKit knows everything in our Dockerfile (--start-interval).
+OLDEST_ENGINE = "25.0"
 #: Not a registry's name, so that no engine goes and looks for it elsewhere.
 _LOCAL = "localhost/buildkit-riscv64"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import dist
 from ..console import duration, emit_json, say, size, step_summary, table
+from . import push
 from .build import Outcome
 
 #: What each layer holds, the lowest first.
@@ -43,3 +44,30 @@ def built(outcome: Outcome, *, json: bool) -> None:
     if outcome.loaded:
         say(f"docker has it as {outcome.loaded}")
     say(f"the files are in {dist.shown(artifacts.path)}/")
+
+
+def pushed(outcome: push.Outcome, *, json: bool) -> None:
+    """Each tag with its digest and what became of it, and where to pull from."""
+    if json:
+        emit_json(outcome.as_json())
+    would = "would be " if outcome.dry else ""
+    rows = [
+        (
+            tag.name, tag.digest, size(tag.size), ", ".join(tag.platforms),
+            f"{would if tag.state is push.State.PUSHED else ''}{tag.state}"
+            + (f" ({tag.reason})" if tag.reason else ""),
+        )
+        for tag in outcome.tags
+    ]  # fmt: skip
+    header = ("tag", "digest", "size", "platforms", "")
+    table(header, rows)
+    step_summary(f"Images in {outcome.place}", header, rows)
+    if outcome.dry:
+        say(f"nothing was pushed to {outcome.place}")
+        return
+    say(f"{outcome.place}: everything is there, {duration(outcome.seconds)} in all")
+    tag = outcome.tags[0].name
+    if outcome.registry:
+        say(f"to have it: docker pull {outcome.place}:{tag}")
+    else:
+        say(f"to publish it: skopeo copy --all {outcome.place}:{tag} docker://HOST/NAME:{tag}")

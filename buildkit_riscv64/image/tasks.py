@@ -78,3 +78,82 @@ def check_image(context: Any, target: str = "", yes: bool = False, json: bool = 
 
     settings = config.read(context.config)
     findings.report(check.examine_all(target, yes=yes or settings.yes), check.REMEDY, json=json)
+
+
+@command(
+    help={
+        "registry": "The repository to push to, as HOST[:PORT]/NAME, e.g. ghcr.io/me/buildkit."
+        " Default: image.registry of the configuration, else the OCI layout dist/oci/.",
+        "target": f"{_TARGET} Default: all in dist/, as one image for several platforms.",
+        "force": "Replace a release's own tag (vX.Y.Z) even if another image is under it.",
+        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "json": "Print the tags and digests as JSON on stdout.",
+    }
+)
+def push_image(
+    context: Any,
+    registry: str = "",
+    target: str = "",
+    force: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Publish the images in dist/ under their tags, in a registry or in dist/oci/.
+
+    Needs `invoke build-image` first, and looks at what that has made once more. A
+    release v0.32.2 gets the tags v0.32.2, which never becomes another image, and
+    v0.32 and latest, which only go forward; anything else gets main-YYYYMMDD, the
+    day of its commit. The rootless variant has the same with -rootless behind.
+
+    Who you are is taken from `docker login`, or from the variables REGISTRY_USERNAME
+    and REGISTRY_PASSWORD. What is interrupted goes on where it was when it is run
+    again. `invoke --dry push-image` says which tags would be pushed.
+    """
+    from .. import config
+    from . import report
+    from .push import Options, push
+
+    settings = config.read(context.config)
+    options = Options.parse(
+        repository=registry or settings.registry,
+        target=target,
+        force=force,
+        dry=settings.dry,
+        yes=yes or settings.yes,
+    )
+    report.pushed(push(options), json=json)
+
+
+@command(
+    help={
+        "names": "DNS names and IP addresses that clients reach the daemon by, separated by commas."
+        " Default: those of before; at first localhost, 127.0.0.1, ::1 and this machine's name.",
+        "days": "How long the certificates last, at most 825. Default: 30. The CA lasts ten years.",
+        "output": "The folder. Default: certs/ in the checkout.",
+        "new-ca": "Begin anew with another CA: the daemon and all clients need new files then.",
+        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "json": "Print where they are, names, ends and fingerprints as JSON on stdout.",
+    }
+)
+def certs(
+    context: Any,
+    names: str = "",
+    days: int = 30,
+    output: str = "",
+    new_ca: bool = False,
+    yes: bool = False,  # read by `command`
+    json: bool = False,
+) -> None:
+    """Make or renew the certificates for a daemon that is reached over TCP.
+
+    Leaves a CA, a folder for the daemon and one for its clients in certs/, all of
+    them or none. Run it again to renew both with the same CA: what has not been
+    renewed yet goes on working. docs/remote.md says how to use them.
+    """
+    from .. import config
+    from . import certs as certs_
+
+    options = certs_.Options.parse(
+        names=names, days=days, output=output, new_ca=new_ca, dry=config.read(context.config).dry
+    )
+    certs_.report(certs_.make(options), json=json)

@@ -27,11 +27,15 @@ from ..processes import alive, eventually
 from .miniature import script
 
 #: With all that they depend on; base-files brings the folders, mount is for entering.
-PACKAGES = ("base-files", "docker-buildx", "docker-cli", "docker.io", "mount", "procps", "tini")
+PACKAGES = (
+    "base-files", "docker-buildx", "docker-cli", "docker-registry", "docker.io", "mount", "procps",
+    "tini",
+)  # fmt: skip
 #: Older ones cannot start privileged containers where root lacks a capability, as in sandboxes.
 OLDEST = 23
 #: Debian's places; Docker's own dockerd is elsewhere, and before Debian 13 there was no buildx.
 DOCKER, DOCKERD = "usr/bin/docker", "usr/sbin/dockerd"
+REGISTRY = "usr/bin/docker-registry"
 BUILDX = "usr/libexec/docker/cli-plugins/docker-buildx"
 
 # Arguments: the root, and a name. The root is read-only, for all runs share it. A new
@@ -78,7 +82,7 @@ exit 1
 
 def _root() -> Path:
     """Where Debian's engine is: on this very machine, in the cache, or unpacked there now."""
-    if all((Path("/") / program).exists() for program in (DOCKER, DOCKERD, BUILDX)):
+    if all((Path("/") / program).exists() for program in (DOCKER, DOCKERD, BUILDX, REGISTRY)):
         return Path("/")
     recipe = f"{debian.SUITE} {platform.machine()} {PACKAGES}"
     cache = project.cache()
@@ -96,12 +100,20 @@ def _root() -> Path:
     return root
 
 
-def _wrap(root: Path, program: str, wrapper: Path) -> None:
-    """Make a program of the root's run out here, where the C library may be older."""
+def command(root: Path, program: str) -> list[str]:
+    """How a program of the root's runs out here, where the C library may be older."""
     libraries = next(root.glob("usr/lib/*/libc.so.6")).parent
     loader = next(libraries.glob("ld-linux*"))
-    args = process.show([loader, "--library-path", libraries, root / program])
-    script(wrapper, f'exec {args} "$@"')
+    return [str(loader), "--library-path", str(libraries), str(root / program)]
+
+
+def registry() -> list[str]:
+    """How Debian's docker-registry runs out here: installed, it would be a service."""
+    return command(_root(), REGISTRY)
+
+
+def _wrap(root: Path, program: str, wrapper: Path) -> None:
+    script(wrapper, f'exec {process.show(command(root, program))} "$@"')
 
 
 class Engine:

@@ -43,22 +43,31 @@ class Commands:
     """Stands in for every process: records what would be started, answers as told."""
 
     calls: list[Call] = field(default_factory=list)
-    answers: list[tuple[list[str], process.Result]] = field(default_factory=list)
+    answers: list[tuple[list[str], process.Result, Callable[[list[str]], object]]] = field(
+        default_factory=list
+    )
 
     @property
     def args(self) -> list[list[str]]:
         return [call.args for call in self.calls]
 
-    def answer(self, *contains: str, code: int = 0, stdout: str = "", stderr: str = "") -> None:
-        """Answer so to commands that contain these words, in this order; the last told wins."""
-        self.answers.insert(0, (list(contains), process.Result(code, stdout, stderr)))
+    def answer(
+        self, *contains: str, code: int = 0, stdout: str = "", stderr: str = "",
+        does: Callable[[list[str]], object] = lambda _words: None,
+    ) -> None:  # fmt: skip
+        """Answer so to commands that contain these words, in this order; the last told wins.
+
+        What such a command does is done by `does`; it may fail too.
+        """
+        self.answers.insert(0, (list(contains), process.Result(code, stdout, stderr), does))
 
     def _record(self, verb: str, args: process.Arguments, options: Mapping[str, Any]) -> process.Result:  # fmt: skip
         words = [os.fspath(arg) for arg in args]
         self.calls.append(Call(verb, words, options))
-        for wanted, result in self.answers:
+        for wanted, result, does in self.answers:
             rest = iter(words)
             if all(word in rest for word in wanted):
+                does(words)
                 return result
         return process.Result(0, "", "")
 

@@ -25,14 +25,19 @@ MIRROR = "http://mirror.invalid/debian"
 def test_the_mirror_is_this_machines(commands: Commands, lines: str) -> None:
     commands.answer("apt-get", "indextargets", stdout=lines)
     assert debian.mirror() == MIRROR
-    assert commands.args[0] == ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)"]
+    wanted = ["--format", "$(REPO_URI) $(LABEL)"]
+    assert commands.args == [
+        ["apt-get", "indextargets", *wanted],
+        ["apt-get", "indextargets", "--no-release-info", *wanted],
+    ]
 
 
 @pytest.mark.parametrize("lines", ["", "http://security Debian-Security\n", "Debian\n", "\n"])
 def test_no_mirror(commands: Commands, lines: str) -> None:
     commands.answer("apt-get", stdout=lines)
-    with pytest.raises(MissingRequirementError, match="no Debian archive"):
+    with pytest.raises(MissingRequirementError, match="no Debian archive") as caught:
         debian.mirror()
+    assert caught.value.hint == "add one and run apt-get update"
 
 
 def test_before_apt_has_fetched_anything_the_address_tells(commands: Commands) -> None:
@@ -43,6 +48,11 @@ def test_before_apt_has_fetched_anything_the_address_tells(commands: Commands) -
     )  # fmt: skip
     assert debian.mirror() == MIRROR
     assert debian.security() == f"{MIRROR}-security"
+
+
+def test_security_updates_come_from_where_this_machine_has_them(commands: Commands) -> None:
+    commands.answer("apt-get", stdout=f"{MIRROR} Debian\nhttp://other/security/ Debian-Security\n")
+    assert debian.security() == "http://other/security"
 
 
 def test_security_updates_are_asked_for_where_nobody_said(commands: Commands) -> None:

@@ -55,6 +55,11 @@ def test_names() -> None:
         "buildkit-v0.32.2.linux-riscv64-rva22u64.tar.gz"
     )
     assert dist.folder(TARGET) == project.DIST / "linux-riscv64"
+    assert dist.image_folder(TARGET, "root") == project.DIST / "linux-riscv64/image/root"
+    assert dist.image_archive("v0.32.2", TARGET, "") == ("buildkit-v0.32.2.linux-riscv64.image.tar")
+    assert dist.image_archive("v0.32.2", TARGET, "-rootless") == (
+        "buildkit-rootless-v0.32.2.linux-riscv64.image.tar"
+    )
 
 
 def test_first_publication(place: Path) -> None:
@@ -185,6 +190,79 @@ def test_staging_is_on_the_file_system_of_dist(place: Path) -> None:
         assert stage.parent == place
         assert stage.name.startswith(".")
     assert dist.targets() == []
+
+
+def test_a_part_is_staged_beside_the_whole(place: Path) -> None:
+    with (
+        dist.staging(TARGET) as whole,
+        dist.staging(TARGET, part="image-root") as part,
+        dist.staging(TARGET, part="image-rootless") as another,
+    ):
+        assert {path.name for path in (whole, part, another)} == {
+            ".linux-riscv64.staging", ".linux-riscv64.image-root.staging",
+            ".linux-riscv64.image-rootless.staging",
+        }  # fmt: skip
+        assert all(path.is_dir() for path in (whole, part, another))
+    assert list(place.iterdir()) == []
+
+
+# Images.
+
+
+def publish_image(text: str, variant: str = "root") -> dist.Artifacts:
+    part = f"image-{variant}"
+    with dist.lock(TARGET), dist.staging(TARGET, part=part) as stage:
+        write(stage, {dist.MANIFEST: json.dumps({"text": text})})
+        return dist.publish_image(stage, TARGET, variant)
+
+
+def test_an_image_is_published_below_its_binaries(place: Path) -> None:
+    publish("binaries")
+    published = publish_image("one")
+    assert published.path == place / "linux-riscv64/image/root"
+    assert published.manifest == {"text": "one"}
+    assert (place / "linux-riscv64/bin/buildctl").read_text() == "binaries"
+    assert not list(place.glob(".*staging*"))
+
+
+def test_an_image_replaces_the_whole_folder_of_its_variant_alone(place: Path) -> None:
+    publish_image("one")
+    (place / "linux-riscv64/image/root/of the old one").touch()
+    publish_image("other", "rootless")
+    publish_image("two")
+    assert tree(place / "linux-riscv64/image") == {
+        "root/manifest.json": '{"text": "two"}', "rootless/manifest.json": '{"text": "other"}'
+    }  # fmt: skip
+
+
+def test_an_image_that_cannot_be_published_leaves_the_old_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    publish_image("one")
+    fail_exchange(monkeypatch, errno.EIO)
+    with pytest.raises(StorageError, match="image/root"):
+        publish_image("two")
+    assert tree(place / "linux-riscv64/image") == {"root/manifest.json": '{"text": "one"}'}
+
+
+def test_images_of_other_binaries_go_with_those(place: Path) -> None:
+    publish("binaries")
+    publish_image("image")
+    publish("other binaries")
+    assert not (place / "linux-riscv64/image").exists()
+
+
+def test_no_image_and_a_garbage_one_name_the_command_that_makes_it(place: Path) -> None:
+    folder = dist.image_folder(TARGET, "root")
+    with pytest.raises(CheckError, match="no artifacts in") as none:
+        dist.load(folder)
+    assert none.value.hint == "run `invoke build-image` first"
+    folder.mkdir(parents=True)
+    (folder / dist.MANIFEST).write_text("{")
+    with pytest.raises(CheckError, match="cannot read") as garbage:
+        dist.load(folder)
+    assert garbage.value.hint == "run `invoke build-image --force` to make it anew"
+
+
+# Locks.
 
 
 def test_a_lock_lets_go(place: Path) -> None:

@@ -429,3 +429,92 @@ def test_which_finds_what_is_the_administrators(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", str(tmp_path))
     assert process.which("no-such") is None
     assert process.which("chroot") == Path("/usr/sbin/chroot")
+
+
+# What images need.
+
+
+@pytest.mark.parametrize(
+    ("user", "words"), [(0, []), (1000, ["--user", "--map-root-user", "--map-auto"])]
+)
+def test_namespaced(monkeypatch: pytest.MonkeyPatch, user: int, words: list[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert process.namespaced() == [
+        "unshare", *words, "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc",
+    ]  # fmt: skip
+
+
+def test_children() -> None:
+    with process.guarded(["sh", "-c", TREE + "wait"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        with child.stdout:
+            own, _grandchild, parent = (int(child.stdout.readline()) for _ in range(3))
+        assert parent == child.pid
+        assert process.children(parent) == [own]
+        assert process.children(own) == []
+    assert process.children(child.pid) == []
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """What shows that the commands were run; its name is not easy to quote."""
+    return tmp_path / "a $HOME 'b'"
+
+
+def test_what_ends_by_itself_needs_nothing_afterwards(left: Path) -> None:
+    with process.afterwards([["touch", left]]):
+        pass
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_fails_cleans_up_itself(left: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), process.afterwards([["touch", left]]):
+        raise error
+    assert not left.exists()
+
+
+KILLED = """
+import sys
+from buildkit_riscv64 import process
+with process.afterwards([["false"], ["touch", sys.argv[1]]]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_what_is_killed_is_cleaned_up_after(left: Path, number: signal.Signals) -> None:
+    killed = subprocess.Popen(
+        [sys.executable, "-c", KILLED, left],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(project.ROOT)},
+        process_group=0,
+    )
+    with killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"ready\n"
+        assert not left.exists()
+        os.killpg(killed.pid, number)  # as a terminal or a supervisor: all of us
+    assert killed.returncode == -number
+    assert eventually(left.exists)
+
+
+def test_afterwards_lets_no_descriptor_and_no_child_leak() -> None:
+    def ours() -> tuple[int, list[int]]:
+        return len(list(Path("/proc/self/fd").iterdir())), process.children(os.getpid())
+
+    before = ours()
+    with process.afterwards([["false"]]):
+        pass
+    assert ours() == before
+
+
+@pytest.mark.xfail(reason="writes to a watch that is gone", raises=BrokenPipeError)
+def test_somebody_ends_what_would_have_cleaned_up() -> None:
+    before = process.children(os.getpid())
+    with process.afterwards([["false"]]):
+        (watch,) = set(process.children(os.getpid())) - set(before)
+        os.kill(watch, signal.SIGKILL)
+        assert eventually(lambda: not alive(watch))

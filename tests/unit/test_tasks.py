@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from invoke.tasks import Task
 
 from buildkit_riscv64 import config, house, pins, project
 from buildkit_riscv64.binaries import toolchain
+from buildkit_riscv64.console import Status
+from buildkit_riscv64.errors import CheckError, UsageError
+from buildkit_riscv64.findings import Finding
+from buildkit_riscv64.image import build, check, report
 
 from .making import GO, Commands
 
@@ -43,6 +48,10 @@ def test_the_names_of_phase_1() -> None:
         "build-binaries", "check-binaries", "verify-binaries", "doctor", "test", "source.show",
         "source.update",
     } <= TASKS.keys()  # fmt: skip
+
+
+def test_the_names_of_phase_2() -> None:
+    assert {"build-image", "check-image"} <= TASKS.keys()
 
 
 def test_the_names_of_machines() -> None:
@@ -73,7 +82,7 @@ def test_each_option_says_what_it_does(name: str) -> None:
 
 def context(**run: Any) -> MockContext:
     made = MockContext()
-    made.config.update(config.DEFAULTS)
+    made.config.update(copy.deepcopy(config.DEFAULTS))
     made.config.run.update(run)
     return made
 
@@ -100,3 +109,61 @@ def test_dry_tests_fetch_no_go(commands: Commands, monkeypatch: pytest.MonkeyPat
 def test_the_source_that_is_shown_is_the_pinned_one(capsys: pytest.CaptureFixture[str]) -> None:
     TASKS["source.show"](context())
     assert pins.load().commit in capsys.readouterr().err
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> list[build.Options]:
+    """What a build of the image would have been asked; nothing is built."""
+    on("riscv64")
+    asked: list[build.Options] = []
+    monkeypatch.setattr(build, "build", asked.append)
+    monkeypatch.setattr(report, "built", lambda outcome, json: None)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "configured", "wanted"),
+    [
+        ({}, {}, {}),
+        ({"rootless": True, "force": True, "load": True, "yes": True}, {},
+         {"rootless": True, "force": True, "load": True, "yes": True}),
+        ({}, {"engine": "docker", "base": "rootfs"}, {"engine": "docker", "base": "rootfs"}),
+        ({"engine": "buildkit", "base": "registry"}, {"engine": "docker", "base": "rootfs"},
+         {"base": "registry"}),
+    ],
+    ids=["defaults", "flags", "configuration", "both"],
+)  # fmt: skip
+def test_flags_beat_the_configuration_of_the_image(built: list[build.Options], flags: dict[str, Any], configured: dict[str, str], wanted: dict[str, Any]) -> None:  # fmt: skip
+    made = context()
+    made.config.image.update(configured)
+    TASKS["build-image"](made, **flags)
+    defaults: dict[str, Any] = {
+        "rootless": False, "engine": "buildkit", "base": "auto", "target": ""
+    }  # fmt: skip
+    assert built == [build.Options.parse(**defaults | wanted)]
+
+
+def test_a_dry_image_is_only_said(built: list[build.Options]) -> None:
+    TASKS["build-image"](context(dry=True))
+    assert [options.dry for options in built] == [True]
+
+
+@pytest.mark.parametrize("flags", [{"engine": "podman"}, {"base": "alpine"}, {"target": "linux-vax"}])  # fmt: skip
+def test_bad_flags_of_the_image_start_nothing(built: list[build.Options], commands: Commands, flags: dict[str, str]) -> None:  # fmt: skip
+    with pytest.raises(UsageError):
+        TASKS["build-image"](context(), **flags)
+    assert (built, commands.calls) == ([], [])
+
+
+def test_checked_images_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def examine_all(target: str, *, yes: bool) -> dict[str, list[Finding]]:
+        asked.append((target, yes))
+        return {"linux-riscv64 root": [Finding("image", "user", Status.FAIL, "1, expected 0")]}
+
+    monkeypatch.setattr(check, "examine_all", examine_all)
+    with pytest.raises(CheckError, match="linux-riscv64 root: image: user: 1") as caught:
+        TASKS["check-image"](context(), target="linux-riscv64", yes=True)
+    assert caught.value.hint == check.REMEDY
+    assert asked == [("linux-riscv64", True)]

@@ -10,7 +10,6 @@ import pytest
 from buildkit_riscv64 import dist, pins, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import check, toolchain
-from buildkit_riscv64.binaries.check import Finding
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
 
@@ -341,18 +340,6 @@ def test_the_schema_is_draft_7_and_closed() -> None:
 
 
 # The command.
-
-
-def bad(subject: str) -> Finding:
-    return Finding(subject, "check", Status.FAIL, "detail")
-
-
-def test_refuse_failed() -> None:
-    check.refuse_failed({"linux-amd64": [Finding("a", "b", Status.WARN, "c")]})
-    with pytest.raises(CheckError) as caught:
-        check.refuse_failed({"linux-amd64": [bad("one"), bad("two")], "linux-arm64": [bad("three")]})  # fmt: skip
-    assert caught.value.brief == "linux-amd64: one: check: detail (and 2 more)"
-    assert caught.value.code == 7
 
 
 def test_require_good(folder: Path) -> None:

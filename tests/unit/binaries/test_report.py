@@ -8,9 +8,6 @@ import pytest
 from buildkit_riscv64 import dist
 from buildkit_riscv64.binaries import report
 from buildkit_riscv64.binaries.build import Outcome
-from buildkit_riscv64.binaries.check import Finding
-from buildkit_riscv64.console import Status
-from buildkit_riscv64.errors import CheckError
 
 from ..making import edit_manifest
 
@@ -46,28 +43,6 @@ def test_nothing_to_do(finished: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_dry_build_reports_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     report.built(Outcome(None, up_to_date=False, seconds=0.1), json=True)
     assert capsys.readouterr() == ("", "")
-
-
-GOOD = Finding("bin/buildctl", "machine", Status.OK, "EM_RISCV")
-MEH = Finding("bin/buildctl", "runs", Status.WARN, "not run")
-BAD = Finding("bin/buildctl", "linked", Status.FAIL, "/lib/ld.so, expected statically")
-
-
-def test_checks_that_passed(capsys: pytest.CaptureFixture[str]) -> None:
-    report.checked({"linux-riscv64": [GOOD, MEH]}, json=False)
-    assert "linux-riscv64: 1 check passed, 1 warning\n" in capsys.readouterr().err
-
-
-def test_checks_that_failed_are_all_told_before(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CheckError, match="linux-amd64: bin/buildctl: linked"):
-        report.checked({"linux-riscv64": [GOOD], "linux-amd64": [BAD, GOOD]}, json=True)
-    said = capsys.readouterr()
-    assert json.loads(said.out)["linux-amd64"][0] == {
-        "subject": "bin/buildctl", "check": "linked", "status": "FAIL",
-        "detail": "/lib/ld.so, expected statically",
-    }  # fmt: skip
-    assert "/lib/ld.so, expected statically" in said.err
-    assert "passed" not in said.err
 
 
 def test_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:

@@ -436,9 +436,8 @@ def test_a_damaged_base_is_made_anew(maker: Maker, base: Base, monkeypatch: pyte
     monkeypatch.setattr(bases, "_require_emulation", lambda: None)
     assert bases.ensure(PINS) == base
     assert base.kernel.read_text() == "kernel"
-    assert [c.verb for c in maker.commands.calls] == [
-        "probe", "stream", "probe", "probe", "stream", "run", "run"
-    ]  # fmt: skip
+    verbs = [call.verb for call in maker.commands.calls]
+    assert [verb for verb in verbs if verb != "probe"] == ["stream", "stream", "run", "run"]
 
 
 def test_what_unpacking_needs_root_for_needs_it_for_removing(

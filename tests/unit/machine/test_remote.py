@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from buildkit_riscv64.machine.machines import Machine
 from buildkit_riscv64.machine.remote import There
 
 from ...processes import BOUND, alive, eventually
+from ..making_images import make_image
 from .conftest import MachineCommands
 
 TASKS = ["build-binaries", "doctor", "machine.list", "source.show"]
@@ -309,6 +310,7 @@ def test_a_command_may_exit_as_ssh_does(commands: MachineCommands) -> None:
 MADE = {
     "dist/linux-riscv64/SHA256SUMS": "ab12",
     "dist/linux-riscv64-rva22u64/SHA256SUMS": "cd34",
+    "dist/linux-riscv64/image/root/SHA256SUMS": "0a1b",
     "benchmarks/results/a b.json": "ef56",
 }
 TOLD = "".join(f"{digest}  {path}\n" for path, digest in MADE.items())
@@ -330,16 +332,21 @@ def test_what_was_made_really(tmp_path: Path) -> None:
     (folder / "linux-amd64").mkdir()
     listed = folder / "linux-riscv64" / dist.SUMS
     listed.write_text("x\n")
+    image = folder / "linux-riscv64" / dist.IMAGE / "root" / dist.SUMS
+    image.parent.mkdir(parents=True)
+    image.write_text("y\n")
+    (folder / "linux-riscv64" / dist.IMAGE / "rootless").mkdir()
     result = Path(far.folder) / remote.RESULTS / "one.json"
     result.parent.mkdir(parents=True)
     result.write_text("{}")
     (result.parent / "folder").mkdir()
     expected = {
         "dist/linux-riscv64/SHA256SUMS": dist.sha256(listed),
+        "dist/linux-riscv64/image/root/SHA256SUMS": dist.sha256(image),
         "benchmarks/results/one.json": dist.sha256(result),
     }
     assert asked(tmp_path / "a b").made == expected
-    assert asked(tmp_path / "a b").made == expected
+    assert list(asked(tmp_path / "a b").made) == list(expected)  # binaries come before images
 
 
 @pytest.fixture
@@ -349,9 +356,13 @@ def far(pristine: Path, tmp_path: Path, checkout: Path, monkeypatch: pytest.Monk
     folder = Path(shutil.copytree(pristine, tmp_path / "far" / "linux-riscv64"))
 
     def rsync(_self: Destination, *args: str) -> None:
-        *_, source, target = args
-        assert source == f":{THERE.folder}/dist/linux-riscv64/"
-        shutil.copytree(folder, target, dirs_exist_ok=True)
+        *options, source, target = args
+        start = f":{THERE.folder}/dist/linux-riscv64/"
+        assert source.startswith(start)
+        shutil.copytree(folder / source.removeprefix(start), target, dirs_exist_ok=True)
+        for option in options:
+            if option.startswith("--exclude=/"):
+                shutil.rmtree(target + option.removeprefix("--exclude=/"), ignore_errors=True)
 
     monkeypatch.setattr(Destination, "rsync", rsync)
     return folder
@@ -359,8 +370,8 @@ def far(pristine: Path, tmp_path: Path, checkout: Path, monkeypatch: pytest.Monk
 
 def after(far: Path, arch: Architecture = Architecture.RISCV64) -> There:
     """The far side when it has made this."""
-    digest = dist.sha256(far / dist.SUMS) if far.exists() else ""
-    made = {"dist/linux-riscv64/SHA256SUMS": digest} if digest else {}
+    sums = [*far.glob(dist.SUMS), *sorted(far.glob(f"{dist.IMAGE}/*/{dist.SUMS}"))]
+    made = {f"dist/{path.relative_to(far.parent)}": dist.sha256(path) for path in sums}
     return replace(THERE, arch=arch, made=made)
 
 
@@ -466,7 +477,109 @@ def test_results_come_back_when_they_are_new(transfers: list[tuple[str, ...]]) -
     assert target == f"{project.ROOT / remote.RESULTS}/"
 
 
-@pytest.mark.parametrize("path", ["dist/../../x/SHA256SUMS", "SHA256SUMS", "/etc/SHA256SUMS"])
+@pytest.fixture
+def with_images(far: Path, tmp_path: Path) -> Path:
+    """The far side has made both images of its binaries too."""
+    for variant in ("root", "rootless"):
+        made = make_image(tmp_path / "made", variant=variant)
+        shutil.copytree(made, far / dist.IMAGE / variant)
+    return far
+
+
+IMAGES = [f"linux-riscv64/image/{variant}" for variant in ("root", "rootless")]
+
+
+def test_images_come_back_after_their_binaries(with_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked: list[tuple[str, ...]] = []
+    rsync = Destination.rsync
+
+    def record(self: Destination, *args: str) -> None:
+        asked.append(args)
+        rsync(self, *args)
+
+    monkeypatch.setattr(Destination, "rsync", record)
+    names = ["linux-riscv64", *IMAGES]
+    assert remote.pull({}, after(with_images)) == [project.DIST / name for name in names]
+    assert files(project.DIST / "linux-riscv64") == files(with_images)
+    own = ["--archive", "--no-owner", "--no-group"]
+    assert [(list(options), source) for *options, source, _ in asked] == [
+        ([*own, *(["--exclude=/image"] if name == "linux-riscv64" else [])], f":{THERE.folder}/dist/{name}/")
+        for name in names
+    ]  # fmt: skip
+    assert remote.pull({}, after(with_images)) == []
+
+
+def test_a_new_image_comes_alone(with_images: Path, tmp_path: Path) -> None:
+    remote.pull({}, after(with_images))
+    before = after(with_images)
+    shutil.rmtree(with_images / dist.IMAGE / "root")
+    shutil.copytree(make_image(tmp_path / "new", payload=b"new"), with_images / dist.IMAGE / "root")
+    assert remote.pull(before.made, after(with_images)) == [project.DIST / IMAGES[0]]
+    assert files(project.DIST / "linux-riscv64") == files(with_images)
+
+
+def test_new_binaries_bring_their_images_with_them(with_images: Path) -> None:
+    """Ours go with the binaries that they are of."""
+    remote.pull({}, after(with_images))
+    shutil.rmtree(project.DIST / "linux-riscv64" / "bin")
+    (project.DIST / "linux-riscv64" / dist.SUMS).write_text("older\n")
+    names = ["linux-riscv64", *IMAGES]
+    assert remote.pull({}, after(with_images)) == [project.DIST / name for name in names]
+
+
+IMAGE_TRANSFERS: dict[str, Callable[[Path], object]] = {
+    "manifest.json": corrupt("manifest.json"),
+    "SHA256SUMS": corrupt("SHA256SUMS"),
+    "layout/index.json": lambda folder: (folder / "layout/index.json").unlink(),
+    "buildkit-v0.32.2.linux-riscv64.image.tar": corrupt("buildkit-v0.32.2.linux-riscv64.image.tar"),
+}
+
+
+@pytest.mark.parametrize("what", IMAGE_TRANSFERS)
+@pytest.mark.parametrize("known", [False, True])
+def test_a_damaged_image_leaves_what_was_there(with_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, known: bool) -> None:  # fmt: skip
+    shutil.rmtree(with_images / dist.IMAGE / "rootless")
+    if known:
+        older = make_image(tmp_path / "older", payload=b"older")
+        shutil.copytree(with_images, project.DIST / "linux-riscv64")
+        shutil.rmtree(project.DIST / IMAGES[0])
+        shutil.copytree(older, project.DIST / IMAGES[0])
+    else:
+        shutil.copytree(
+            with_images, project.DIST / "linux-riscv64", ignore=shutil.ignore_patterns("image")
+        )
+    before = files(project.DIST)
+    rsync = Destination.rsync
+
+    def damage(self: Destination, *args: str) -> None:
+        rsync(self, *args)
+        IMAGE_TRANSFERS[what](Path(args[-1]))
+
+    monkeypatch.setattr(Destination, "rsync", damage)
+    with pytest.raises(CheckError) as caught:
+        remote.pull({}, after(with_images))
+    assert caught.value.brief == f"linux-riscv64/image/root/{what} is not what me@board made"
+    left = {n: c for n, c in files(project.DIST).items() if not n.endswith(".lock")}
+    assert left == before
+    assert not list(project.DIST.glob(".*staging*"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "dist/../../x/SHA256SUMS", "/etc/SHA256SUMS",
+        *(
+            pytest.param(path, marks=pytest.mark.xfail(reason="pull() takes any path", raises=error))
+            for path, error in {
+                "SHA256SUMS": ValueError,
+                "dist/linux-riscv64/image/../SHA256SUMS": CheckError,
+                "dist/linux-riscv64/image/other/SHA256SUMS": CheckError,
+                "dist/linux-riscv64/image/root/deeper/SHA256SUMS": CheckError,
+                "dist/linux-riscv64/other/root/SHA256SUMS": CheckError,
+            }.items()
+        ),
+    ],
+)  # fmt: skip
 def test_a_far_side_that_tells_of_other_folders(transfers: list[tuple[str, ...]], path: str) -> None:  # fmt: skip
     with pytest.raises(UsageError):
         remote.pull({}, replace(THERE, made={path: "ab12"}))
@@ -494,7 +607,7 @@ def test_what_was_not_compiled_there_is_no_artifact(far: Path) -> None:
 
 
 @pytest.fixture
-def whole(commands: MachineCommands, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:  # fmt: skip
+def whole(commands: MachineCommands, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:  # fmt: skip
     """A board of this architecture; what is done with it is recorded."""
 
     class Connected:
@@ -507,8 +620,8 @@ def whole(commands: MachineCommands, checkout: Path, monkeypatch: pytest.MonkeyP
     answer: list[str] = []
     monkeypatch.setattr(Destination, "connected", lambda _self, *_question: Connected())
 
-    def board(uname: str) -> None:
-        answer.append(f"{uname}\n/home/me\n")
+    def board(uname: str, told: str = "") -> None:
+        answer.append(f"{uname}\n/home/me\n{told}")
 
     return board
 
@@ -517,14 +630,31 @@ def run_on(*arguments: str, any_arch: bool = False) -> int:
     return remote.on("me@board", arguments, TASKS, {}, any_arch=any_arch, yes=False)
 
 
-def test_on(whole: Callable[[str], None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_on(whole: Callable[..., None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     whole("riscv64")
     assert run_on("doctor") == 0
     assert [call.verb for call in commands.calls] == ["run", "attached"]
     assert capsys.readouterr().err == "on me@board (riscv64): ./invoke doctor\n"
 
 
-def test_another_architecture_is_refused(whole: Callable[[str], None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "known"), [("build-image", False), ("build-binaries", False), ("doctor", True)]
+)
+def test_what_a_build_finds_up_to_date_comes_too(whole: Callable[..., None], monkeypatch: pytest.MonkeyPatch, task: str, known: bool) -> None:  # fmt: skip
+    """Somebody has asked for it here."""
+    pulled: list[Mapping[str, str]] = []
+
+    def pull(before: Mapping[str, str], _there: There) -> list[Path]:
+        pulled.append(before)
+        return []
+
+    monkeypatch.setattr(remote, "pull", pull)
+    whole("riscv64", TOLD)
+    run_on(task)
+    assert pulled == [MADE if known else {}]
+
+
+def test_another_architecture_is_refused(whole: Callable[..., None], commands: MachineCommands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     whole("x86_64")
     with pytest.raises(
         NotNativeError, match="me@board is amd64: what it compiles is not"
@@ -558,7 +688,7 @@ def test_why_a_connection_was_lost(machine: Machine, monkeypatch: pytest.MonkeyP
     assert "machine.logs --name one" in restarted.hint
 
 
-def test_a_lost_connection_is_explained(whole: Callable[[str], None], commands: MachineCommands) -> None:  # fmt: skip
+def test_a_lost_connection_is_explained(whole: Callable[..., None], commands: MachineCommands) -> None:  # fmt: skip
     whole("riscv64")
     commands.answer("ssh", "-O", code=255)
     attached = commands.attached

@@ -1,0 +1,435 @@
+"""`invoke push-image` with real images, small ones, and a real registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildkit_riscv64 import dist
+from buildkit_riscv64.image import layout
+
+from ..unit.making_images import make_image
+from .miniature import Done, Project, copy_checkout, isolated, path_with, refused, script, succeeded
+from .registry import (
+    PASSWORD,
+    USERNAME,
+    Accident,
+    Registry,
+    Road,
+    free_port,
+    road_to,
+    running,
+)
+
+pytestmark = pytest.mark.integration
+
+RELEASE = ["v0.32.2", "v0.32", "latest"]
+NAME = "me/buildkit"
+#: More than one write of a client, and more than the accidents below let through.
+PAYLOAD = random.Random(0).randbytes(24 << 20)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of this project in which nothing has been built."""
+    folder = tmp_path_factory.mktemp("publisher") / "checkout"
+    copy_checkout(folder)
+    return folder
+
+
+@pytest.fixture
+def publisher(checkout: Path, tmp_path: Path) -> Iterator[Project]:
+    """Somebody with that checkout; of what they start, nothing may be left."""
+    (tmp_path / "tmp").mkdir()
+    project = Project(checkout, isolated(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")})
+    yield project
+    project.no_strays()
+    shutil.rmtree(project.dist)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with running(tmp_path / "registry") as started:
+        yield started
+
+
+@pytest.fixture
+def road(registry: Registry) -> Iterator[Road]:
+    with road_to(registry) as made:
+        yield made
+
+
+def push(publisher: Project, host: str, *args: str, **options: Any) -> Done:
+    return publisher.invoke("push-image", "--registry", f"{host}/{NAME}", *args, **options)
+
+
+def copy(source: str, folder: Path, tag: str) -> str:
+    """Fetch all that is under a tag as it is, look at all of it, and tell its digest."""
+    done = subprocess.run(
+        [
+            "skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests",
+            "--src-tls-verify=false", "--dest-oci-accept-uncompressed-layers",
+            f"{source}:{tag}", f"oci:{folder}:{tag}",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    return whole(folder)[tag]
+
+
+def pull(registry: Registry, tag: str, folder: Path) -> str:
+    """Fetch from the registry, and tell the digest."""
+    return copy(f"docker://{registry.host}/{NAME}", folder, tag)
+
+
+def whole(folder: Path) -> dict[str, str]:
+    """The digests of a layout by name; everything that they lead to is there and undamaged."""
+    named = layout.names(folder)
+    for digest in layout._reachable(folder, named.values()):
+        assert f"sha256:{dist.sha256(layout.blob(folder, digest))}" == digest
+    return {name: str(one["digest"]) for name, one in named.items()}
+
+
+def tags(registry: Registry) -> list[str]:
+    """What there is, in the registry's own storage."""
+    return sorted(path.name for path in registry.storage.glob("**/_manifests/tags/*"))
+
+
+def states(done: Done) -> dict[str, str]:
+    return {tag["name"]: tag["state"] for tag in succeeded(done).json["tags"]}
+
+
+def sent(road: Road) -> list[str]:
+    """Requests that change something."""
+    return [one for one in road.requests if not one.startswith(("GET", "HEAD"))]
+
+
+def test_what_is_pushed_can_be_pulled(publisher: Project, registry: Registry, tmp_path: Path) -> None:  # fmt: skip
+    for target in ("linux-amd64", "linux-riscv64"):
+        for variant in ("root", "rootless"):
+            make_image(publisher.dist, target, variant)
+    done = succeeded(push(publisher, registry.host, "--json"))
+    pushed = {tag["name"]: tag["digest"] for tag in done.json["tags"]}
+    assert list(pushed) == [f"{tag}{suffix}" for tag in RELEASE for suffix in ("", "-rootless")]
+    assert tags(registry) == sorted(pushed)
+    for tag, digest in pushed.items():
+        assert pull(registry, tag, tmp_path / tag) == digest
+    for variant, tag in (("root", "latest"), ("rootless", "latest-rootless")):
+        index = json.loads(layout.blob(tmp_path / tag, pushed[tag]).read_text())
+        found = {one["platform"]["architecture"]: one["digest"] for one in index["manifests"]}
+        assert found == {
+            arch: dist.load(publisher.dist / f"linux-{arch}/image/{variant}").manifest["digest"]
+            for arch in ("amd64", "riscv64")
+        }
+    assert f"docker pull {registry.host}/{NAME}:v0.32.2" in done.stderr
+
+
+def test_one_platform_is_no_index(publisher: Project, registry: Registry, tmp_path: Path) -> None:
+    folder = make_image(publisher.dist)
+    succeeded(push(publisher, registry.host))
+    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(folder).manifest["digest"]
+
+
+def test_twice_sends_nothing(publisher: Project, registry: Registry, road: Road) -> None:
+    make_image(publisher.dist)
+    assert states(push(publisher, road.host, "--json")) == dict.fromkeys(RELEASE, "pushed")
+    road.requests.clear()
+    assert states(push(publisher, road.host, "--json")) == dict.fromkeys(RELEASE, "already there")
+    assert road.requests
+    assert not sent(road)
+
+
+def test_layers_that_are_there_are_not_sent_again(publisher: Project, road: Road) -> None:
+    make_image(publisher.dist, payload=PAYLOAD)
+    succeeded(push(publisher, road.host))
+    make_image(publisher.dist, "linux-amd64")
+    road.requests.clear()
+    assert states(push(publisher, road.host, "--force", "--json"))["latest"] == "pushed"
+    # The layer and the configuration of the new platform.
+    assert sum(one.startswith("PATCH") for one in sent(road)) == 2
+
+
+def test_a_release_is_for_ever(publisher: Project, registry: Registry, tmp_path: Path) -> None:
+    first = dist.load(make_image(publisher.dist)).manifest["digest"]
+    succeeded(push(publisher, registry.host))
+    second = dist.load(make_image(publisher.dist, payload=b"changed")).manifest["digest"]
+    refused(push(publisher, registry.host), 8, f":v0.32.2 is {first} there, and {second} here")
+    assert pull(registry, "latest", tmp_path / "before") == first
+    succeeded(push(publisher, registry.host, "--force"))
+    assert pull(registry, "v0.32.2", tmp_path / "after") == second
+
+
+def test_latest_only_goes_forward(publisher: Project, registry: Registry, tmp_path: Path) -> None:
+    def release(version: str) -> dict[str, str]:
+        make_image(publisher.dist, version=version)
+        return states(push(publisher, registry.host, "--json"))
+
+    assert release("v0.32.9") == {"v0.32.9": "pushed", "v0.32": "pushed", "latest": "pushed"}
+    assert release("v0.32.10") == {"v0.32.10": "pushed", "v0.32": "pushed", "latest": "pushed"}
+    newest = pull(registry, "latest", tmp_path / "newest")
+    assert release("v0.32.2") == {"v0.32.2": "pushed", "v0.32": "not moved", "latest": "not moved"}
+    assert release("v0.31.7") == {"v0.31.7": "pushed", "v0.31": "pushed", "latest": "not moved"}
+    make_image(publisher.dist, version="v0.33.0-rc1", pinned=False)
+    assert states(push(publisher, registry.host, "--json")) == {"main-20260804": "pushed"}
+    assert pull(registry, "latest", tmp_path / "latest") == newest
+
+
+def test_images_of_several_builds(publisher: Project, registry: Registry) -> None:
+    make_image(publisher.dist)
+    make_image(publisher.dist, "linux-amd64", version="v0.32.1")
+    refused(push(publisher, registry.host), 7, "images of several builds")
+    assert not tags(registry)
+
+
+def test_dry_changes_nothing(publisher: Project, registry: Registry, road: Road) -> None:
+    make_image(publisher.dist, version="v0.33.0")
+    succeeded(push(publisher, road.host))
+    road.requests.clear()
+    make_image(publisher.dist)
+    before = sorted(publisher.dist.rglob("*"))
+    done = succeeded(publisher.invoke("--dry", "push-image", "--registry", f"{road.host}/{NAME}"))
+    for words in ("would be pushed", "not moved (v0.33.0 is there)", "nothing was pushed"):
+        assert words in done.stderr
+    assert road.requests
+    assert not sent(road)
+    assert sorted(publisher.dist.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "repository", ["https://ghcr.io/x", "ghcr.io/x:v1", "me/x", "ghcr.io/X", "--force/x", "me:pw@x/y"]
+)  # fmt: skip
+def test_what_is_no_repository(publisher: Project, repository: str) -> None:
+    make_image(publisher.dist)
+    done = publisher.invoke("push-image", f"--registry={repository}")
+    refused(done, 2)
+    assert "pw" not in done.stderr
+
+
+def test_nothing_to_push(publisher: Project) -> None:
+    publisher.dist.mkdir()
+    refused(publisher.invoke("push-image"), 7, "no image in dist/")
+
+
+# Credentials.
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Registry]:
+    """A registry that asks for a name and a password."""
+    with running(tmp_path / "closed", auth=True) as started:
+        yield started
+
+
+def log_in(folder: Path, registry: Registry, password: str) -> None:
+    """As `docker login` leaves it."""
+    auth = base64.b64encode(f"{USERNAME}:{password}".encode()).decode()
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+
+
+@pytest.mark.parametrize("password", ["", "wrong-horse"])
+def test_wrong_credentials(publisher: Project, closed: Registry, password: str) -> None:
+    make_image(publisher.dist)
+    if password:
+        log_in(Path(publisher.env["HOME"]) / ".docker", closed, password)
+    started = time.monotonic()
+    done = push(publisher, closed.host)
+    assert time.monotonic() - started < 20
+    refused(done, 10, f"{closed.host} does not let you push to {NAME}", "authentication required")
+    assert f"docker login {closed.host}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2, done
+    assert not password or password not in done.stderr
+    assert not tags(closed)
+
+
+def test_docker_s_credentials(publisher: Project, closed: Registry) -> None:
+    make_image(publisher.dist)
+    log_in(Path(publisher.env["HOME"]) / ".docker", closed, PASSWORD)
+    succeeded(push(publisher, closed.host))
+    assert tags(closed) == sorted(RELEASE)
+
+
+def test_docker_s_credentials_elsewhere(publisher: Project, closed: Registry, tmp_path: Path) -> None:  # fmt: skip
+    make_image(publisher.dist)
+    log_in(tmp_path / "elsewhere", closed, PASSWORD)
+    succeeded(push(publisher, closed.host, env={"DOCKER_CONFIG": str(tmp_path / "elsewhere")}))
+
+
+def test_a_credential_helper(publisher: Project, closed: Registry, tmp_path: Path) -> None:
+    make_image(publisher.dist)
+    known = json.dumps({"Username": USERNAME, "Secret": PASSWORD})
+    script(tmp_path / "bin/docker-credential-vault", f"echo '{known}'")
+    config = tmp_path / "elsewhere/config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"credHelpers": {closed.host: "vault"}}))
+    path = f"{tmp_path / 'bin'}:{publisher.env['PATH']}"
+    succeeded(push(publisher, closed.host, env={"DOCKER_CONFIG": str(config.parent), "PATH": path}))
+
+
+def test_a_password_is_seen_by_nobody(publisher: Project, closed: Registry, tmp_path: Path) -> None:
+    make_image(publisher.dist)
+    real = shutil.which("skopeo")
+    spy = f'{{ echo "$@"; env; }} >> {tmp_path}/seen\nexec {real} "$@"'
+    script(tmp_path / "bin/skopeo", spy)
+    env = {
+        "REGISTRY_USERNAME": USERNAME, "REGISTRY_PASSWORD": PASSWORD,
+        "PATH": f"{tmp_path / 'bin'}:{publisher.env['PATH']}",
+    }  # fmt: skip
+    done = succeeded(push(publisher, closed.host, "--json", env=env))
+    seen = done.stdout + done.stderr + (tmp_path / "seen").read_text()
+    encoded = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+    assert "copy" in seen
+    for secret in (PASSWORD, encoded):
+        assert secret not in seen
+
+
+# Accidents.
+
+
+def test_a_registry_that_is_not_there(publisher: Project) -> None:
+    make_image(publisher.dist)
+    started = time.monotonic()
+    refused(push(publisher, f"127.0.0.1:{free_port()}"), 10, "cannot be reached", "refused")
+    refused(push(publisher, "registry.invalid"), 10, "registry.invalid cannot be reached")
+    assert time.monotonic() - started < 30
+
+
+def test_a_registry_that_is_killed_in_the_middle(publisher: Project, registry: Registry, road: Road, tmp_path: Path) -> None:  # fmt: skip
+    folder = make_image(publisher.dist, payload=PAYLOAD)
+
+    def die() -> None:
+        registry.kill()
+        threading.Timer(4, registry.start).start()
+
+    road.accidents.append(Accident("PATCH", after=8 << 20, then=die))
+    done = succeeded(push(publisher, road.host))
+    assert not road.accidents[0].times
+    assert "trying again in 1 s" in done.stderr
+    for tag in RELEASE:
+        assert pull(registry, tag, tmp_path / tag) == dist.load(folder).manifest["digest"]
+
+
+def test_connections_that_are_cut(publisher: Project, registry: Registry, road: Road, tmp_path: Path) -> None:  # fmt: skip
+    make_image(publisher.dist, payload=PAYLOAD)
+    folder = make_image(publisher.dist, "linux-amd64", payload=PAYLOAD)
+    road.accidents += [
+        Accident("PATCH", times=2, after=4 << 20),
+        Accident("PUT .*/manifests/sha256:", after=1),
+        Accident("PUT .*/manifests/v0.32.2", after=1),
+    ]
+    succeeded(push(publisher, road.host))
+    assert not any(accident.times for accident in road.accidents)
+    pull(registry, "latest", tmp_path / "pulled")
+    digest = dist.load(folder).manifest["digest"]
+    assert layout.blob(tmp_path / "pulled", digest).exists()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET .*/tags/list", 429), ("GET .*/manifests/v0.32.2", 503), ("HEAD .*/blobs/", 502),
+        ("POST .*/uploads/", 429), ("PATCH", 500), ("PUT .*/manifests/latest", 429),
+    ],
+)  # fmt: skip
+def test_a_registry_that_is_busy(publisher: Project, registry: Registry, road: Road, request_: str, status: int, tmp_path: Path) -> None:  # fmt: skip
+    folder = make_image(publisher.dist)
+    headers = {"Retry-After": "1"} if status == 429 else {}
+    road.accidents.append(Accident(request_, status=status, headers=headers))
+    succeeded(push(publisher, road.host))
+    assert not road.accidents[0].times
+    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(folder).manifest["digest"]
+
+
+def test_a_registry_that_refuses_is_not_asked_again(publisher: Project, registry: Registry, road: Road) -> None:  # fmt: skip
+    make_image(publisher.dist)
+    road.accidents.append(Accident("PUT .*/manifests/v0.32.2", times=99, status=403))
+    refused(push(publisher, road.host), 10, "does not let you push")
+    assert road.accidents[0].times == 98
+    assert not tags(registry)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_in_the_middle(publisher: Project, registry: Registry, road: Road, tmp_path: Path, number: signal.Signals) -> None:  # fmt: skip
+    folder = make_image(publisher.dist, payload=PAYLOAD)
+    there, gone = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        there.set()
+        gone.wait(60)
+
+    road.accidents.append(Accident("PATCH", after=4 << 20, then=hold))
+    with publisher.started("push-image", "--registry", f"{road.host}/{NAME}") as run:
+        assert there.wait(60), run.said()
+        done = run.end(number)
+    gone.set()
+    if number is not signal.SIGKILL:
+        refused(done, 130, "interrupted")
+        assert not list(publisher.dist.glob(".*staging*"))
+    publisher.no_strays()
+    assert not tags(registry)
+    succeeded(push(publisher, road.host))
+    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(folder).manifest["digest"]
+    assert not list(publisher.dist.glob(".*staging*"))
+
+
+def test_one_at_a_time(publisher: Project, road: Road) -> None:
+    make_image(publisher.dist, payload=PAYLOAD)
+    there, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        there.set()
+        done.wait(60)
+
+    road.accidents.append(Accident("PATCH", after=4 << 20, then=hold))
+    with publisher.started("push-image", "--registry", f"{road.host}/{NAME}") as run:
+        assert there.wait(60), run.said()
+        refused(publisher.invoke("push-image"), 11, "is at work on linux-riscv64")
+        done.set()
+        assert run.wait().code == 0
+
+
+# Without a registry.
+
+
+def test_a_layout_needs_nothing_installed(publisher: Project, tmp_path: Path) -> None:
+    for target in ("linux-amd64", "linux-riscv64"):
+        make_image(publisher.dist, target)
+    done = succeeded(publisher.invoke("push-image", env={"PATH": path_with(tmp_path / "empty")}))
+    assert "oci:dist/oci: everything is there" in done.stderr
+    digests = whole(publisher.dist / "oci")
+    assert list(digests) == RELEASE
+    fetched = copy(f"oci:{publisher.dist / 'oci'}", tmp_path / "copy", "latest")
+    assert fetched == digests["latest"]
+
+
+def test_a_layout_survives_being_killed(publisher: Project) -> None:
+    make_image(publisher.dist, version="v0.32.1", payload=PAYLOAD)
+    succeeded(publisher.invoke("push-image"))
+    old = whole(publisher.dist / "oci")
+    make_image(publisher.dist, payload=PAYLOAD[::-1])
+    moments = random.Random(1)
+    for _ in range(6):
+        with publisher.started("push-image") as run:
+            run.wait_for("checking the images: ")
+            time.sleep(moments.uniform(0, 0.1))
+            os.kill(run.process.pid, signal.SIGKILL)
+            run.wait()
+        found = whole(publisher.dist / "oci")
+        assert found == old or list(found) == [*old, "v0.32.2"]
+    succeeded(publisher.invoke("push-image"))
+    assert set(whole(publisher.dist / "oci")) == {*RELEASE, "v0.32.1"}
+    assert not list(publisher.dist.rglob(".*staging*"))
+    assert not list((publisher.dist / "oci/blobs").rglob(".*"))

@@ -1,0 +1,1 @@
+"""Unit tests of buildkit_riscv64.image."""
