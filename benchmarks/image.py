@@ -38,6 +38,11 @@ def slim(folder: Path) -> tuple[Path, str]:
             debian.SUITE, str(root), debian.source(debian.mirror(), debian.SUITE),
         ]
     )  # fmt: skip
+    # As Debian's image has it: apt keeps nothing that the next layer would carry along.
+    (root / "etc/apt/apt.conf.d/docker-clean").write_text(
+        'Acquire::Languages "none";\nDir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n'
+        'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };\n'
+    )
     for name in ("var/lib/apt/lists", "var/cache/apt"):
         process.run([*process.as_root(), "rm", "-rf", root / name])
     return folder / "base", layout.from_folder(root, folder / "base", Target.here().arch)
