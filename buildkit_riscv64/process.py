@@ -338,7 +338,8 @@ def afterwards(commands: Sequence[Arguments]) -> Iterator[None]:
     try:
         yield
     finally:
-        os.write(open_while_alive, b"\n")
+        with contextlib.suppress(BrokenPipeError):
+            os.write(open_while_alive, b"\n")
         os.close(open_while_alive)
         watch.wait()
 

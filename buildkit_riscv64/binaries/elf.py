@@ -41,8 +41,11 @@ def read_elf(path: Path) -> Elf:
     Raises:
         CheckError: it is not an ELF program.
     """
-    with path.open("rb") as file:
-        return read_stream(file, path.name)
+    try:
+        with path.open("rb") as file:
+            return read_stream(file, path.name)
+    except OSError as error:
+        raise CheckError(f"{path.name} is not an ELF program: {error}", "build it again") from error
 
 
 def read_stream(file: BinaryIO, name: str) -> Elf:

@@ -99,23 +99,38 @@ class Outcome:
     loaded: str = ""
 
 
-def _checked_binaries(target: Target) -> dist.Artifacts:
-    """The binaries of phase 1, looked at once more.
+def _binaries(target: Target) -> dist.Artifacts:
+    """The binaries of phase 1, by what their manifest says.
 
     Raises:
-        CheckError: there are none, or they are not what they should be.
+        CheckError: there are none, or the manifest is none.
         NotNativeError: they were not compiled on the architecture that they are for.
     """
-    from ..binaries import check as binaries_check
-    from ..binaries import toolchain
+    from ..binaries.check import REMEDY, objection
 
     artifacts = dist.load(dist.folder(target))
-    compiled_on = artifacts.manifest.get("host", {}).get("arch")
+    host_of = artifacts.manifest.get("host")
+    compiled_on = host_of.get("arch") if isinstance(host_of, dict) else None
     if compiled_on != str(target.arch):
         raise NotNativeError(
             f"the binaries for {target.name} were compiled on {compiled_on or 'nobody knows what'}",
             "build them natively: `invoke build-binaries`",
         )
+    if wrong := objection(artifacts.manifest):
+        raise CheckError(f"{dist.shown(artifacts.path / dist.MANIFEST)}: {wrong}", REMEDY)
+    return artifacts
+
+
+def _checked_binaries(target: Target) -> dist.Artifacts:
+    """The binaries of phase 1, looked at once more.
+
+    Raises:
+        CheckError: they are not what they should be.
+    """
+    from ..binaries import check as binaries_check
+    from ..binaries import toolchain
+
+    artifacts = _binaries(target)
     with step("checking the binaries"):
         binaries_check.require_good(artifacts.path, target, toolchain.ensure(pins.load()))
     return artifacts
@@ -149,7 +164,7 @@ def build(options: Options) -> Outcome:
     """
     started = time.time()
     # What cannot work is told before anything slow starts.
-    binaries = dist.load(dist.folder(options.target))
+    binaries = _binaries(options.target)
     client = docker.connect() if options.load or options.engine is engines.Name.DOCKER else None
     if options.dry:
         _say_what_would_run(options, binaries)

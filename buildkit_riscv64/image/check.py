@@ -122,7 +122,7 @@ def read(image: layout.Image) -> Contents:
                 for entry in tar:
                     total += entry.size if entry.isfile() else 0
                     _look(contents, entry, tar)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, TypeError) as error:
             raise CheckError(f"layer {path.name[:12]} cannot be read: {error}", REMEDY) from error
         contents.unpacked.append(total)
     return contents
@@ -140,27 +140,32 @@ def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> N
         contents.devices.append(name)
     if Path(name).name.startswith(".wh."):
         contents.removed.append(name)
+    command = next((c for c in dist.COMMANDS if name == f"usr/bin/{c}"), "")
+    # What a higher layer has instead is what counts, be it a link.
+    contents.sums.pop(command, None)
     file = tar.extractfile(entry) if entry.isreg() else None
     if file is None:
         return
     start = file.read(4096)
     if any(fnmatch.fnmatch(name, pattern) for pattern in SECRETS) or _SECRET.search(start):
         contents.secrets.append(name)
-    if start[:4] == b"\x7fELF":
-        whole = start + file.read()
+    is_elf = start[:4] == b"\x7fELF"
+    whole = start + file.read() if command or is_elf else b""
+    if command:
+        contents.sums[command] = hashlib.sha256(whole).hexdigest()
+    if is_elf:
         elf = read_stream(io.BytesIO(whole), name)
         contents.programs[name] = (elf.machine, elf.needed)
-        if Path(name).name in dist.COMMANDS:
-            contents.sums[Path(name).name] = hashlib.sha256(whole).hexdigest()
 
 
-def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+def _manifest(artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:
     if wrong := objection(artifacts.manifest, SCHEMA):
         yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
         return
     manifest = artifacts.manifest
     yield Finding(dist.MANIFEST, "schema", Status.OK, "good")
     yield equal(dist.MANIFEST, "target", manifest["target"], target.name)
+    yield equal(dist.MANIFEST, "variant", manifest["variant"], str(variant))
     listed = manifest["files"]
     for record in listed:
         path = artifacts.path / record["name"]
@@ -170,6 +175,10 @@ def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     sums = artifacts.path / dist.SUMS
     same = sums.is_file() and sums.read_text(errors="replace") == wanted
     yield judged(dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files")  # fmt: skip
+    paths = (path for path in artifacts.path.rglob("*") if not path.is_dir())
+    expected = {dist.MANIFEST, dist.SUMS, *(record["name"] for record in listed)}
+    extra = sorted({str(path.relative_to(artifacts.path)) for path in paths} - expected)
+    yield judged(".", "nothing else", not extra, ", ".join(extra[:5]) or "nothing", "nothing")
     if not manifest["security_updates"]:
         yield Finding("packages", "security updates", Status.WARN, "Debian's archive of them did not answer")  # fmt: skip
 
@@ -177,6 +186,10 @@ def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
 def _binaries(artifacts: dist.Artifacts, contents: Contents, target: Target) -> Iterator[Finding]:
     """The commands are those that phase 1 has finished and checked, and still are."""
     binaries = dist.find(dist.folder(target))
+    if binaries is not None and objection(binaries.manifest):
+        binaries = None
+    places = sorted(name for name in contents.modes if Path(name).name in dist.COMMANDS)
+    yield equal("layers", "BuildKit's commands", places, sorted(f"usr/bin/{c}" for c in dist.COMMANDS))  # fmt: skip
     for command in dist.COMMANDS:
         recorded = artifacts.manifest["binaries"][command]
         yield equal(f"usr/bin/{command}", "sha256", contents.sums.get(command), recorded)
@@ -191,7 +204,7 @@ def _config(image: layout.Image, artifacts: dist.Artifacts, variant: Variant, ta
     platform = f"{image.config.get('os')}/{image.config.get('architecture')}"
     yield equal("image", "platform", platform, f"linux/{target.arch}")
     yield equal("image", "digest", image.digest, artifacts.manifest["digest"])
-    config: dict[str, Any] = image.config.get("config", {})
+    config: dict[str, Any] = image.config.get("config") or {}
     user = config.get("User") or "0"
     yield equal("image", "user", user, "1000:1000" if variant is Variant.ROOTLESS else "0")
     entrypoint = config.get("Entrypoint") or []
@@ -231,7 +244,9 @@ def _files(contents: Contents, artifacts: dist.Artifacts, variant: Variant, targ
     yield equal("layers", "file capabilities", sorted(contents.capable), CAPABLE[variant])
     writable = sorted(
         name for name, mode in modes.items()
-        if mode & stat.S_IWOTH and not stat.S_ISLNK(mode) and not mode & stat.S_ISVTX
+        if mode & stat.S_IWOTH and not stat.S_ISLNK(mode)
+        # In a folder with the sticky bit nobody touches what is another's.
+        and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX)
     )  # fmt: skip
     yield equal("layers", "writable for all", writable, [])
     yield equal("layers", "secrets", sorted(contents.secrets), [])
@@ -323,7 +338,7 @@ def examine(folder: Path, variant: Variant, target: Target) -> list[Finding]:
         CheckError: there is nothing to look at.
     """
     artifacts = dist.load(folder)
-    findings = list(_manifest(artifacts, target))
+    findings = list(_manifest(artifacts, variant, target))
     if any(f.status is Status.FAIL for f in findings):
         return findings
     image = layout.load(folder / dist.LAYOUT)

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import process
 from ..errors import CheckError
+from . import layout as layouts
 
 #: Commands that unpack and run an image.
 TOOLS = ("runc", "umoci")
@@ -143,7 +144,8 @@ class Container:
             )
         first, _, said = answer.stdout.partition("\n")
         if not first.startswith("times "):
-            return Life(f"{first or answer.last_line}", 0, 0, said)
+            problem = first or answer.last_line or process.describe_exit(answer.code)
+            return Life(problem, 0, 0, said)
         started, ready, ended = map(float, first.split()[1:])
         return Life("", ready - started, ended - ready, said)
 
@@ -154,10 +156,11 @@ def unpacked(layout: Path) -> Iterator[Container]:
 
     Raises:
         MissingRequirementError: there is no umoci.
-        CheckError: it cannot be unpacked.
+        CheckError: it cannot be unpacked, or has no name that it could be asked for by.
     """
-    index = json.loads((layout / "index.json").read_text())
-    name = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
+    name = layouts.load(layout).descriptor.get("annotations", {}).get(layouts.REF_NAME)
+    if not name:
+        raise CheckError("the image in the layout has no name", "build it again")
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=layout.parent) as folder:
         bundle = Path(folder) / "bundle"
         try:

@@ -83,17 +83,15 @@ def load(client: Any, archive: Path, name: str) -> None:
     Raises:
         BuildError: the engine refuses it.
     """
-    try:
-        with archive.open("rb") as file:
+    with archive.open("rb") as file:
+        try:
             for image in client.images.load(file):
                 if name not in image.tags:
                     image.tag(name)
-    except OSError:
-        raise
-    except Exception as error:  # the SDK's own, and its HTTP library's
-        raise BuildError(
-            f"docker cannot load {archive.name}: {error}", "is there space? docker system df"
-        ) from error
+        except Exception as error:  # the SDK's own, and its HTTP library's
+            raise BuildError(
+                f"docker cannot load {archive.name}: {error}", "is there space? docker system df"
+            ) from error
 
 
 def _names() -> tuple[str, str, str]:

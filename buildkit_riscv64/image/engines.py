@@ -6,6 +6,8 @@ Both end in the same exporter of the same BuildKit, so both give the same digest
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -81,7 +83,11 @@ class Request:
             **{f"annotation.{key}": value for key, value in self.annotations.items()},
         }  # fmt: skip
         # The exporter's options are a line of CSV.
-        return ",".join(f'"{key}={value}"' for key, value in options.items())
+        row = io.StringIO()
+        csv.writer(row, quoting=csv.QUOTE_ALL, lineterminator="").writerow(
+            f"{k}={v}" for k, v in options.items()
+        )
+        return row.getvalue()
 
 
 class Engine(Protocol):

@@ -154,6 +154,8 @@ def load(layout: Path) -> Image:
         (descriptor,) = index["manifests"]
         manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
         config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
+        if not isinstance(config, dict):
+            raise TypeError("its configuration is no object")
         return Image(layout, descriptor, manifest, config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(

@@ -203,6 +203,9 @@ class Archive:
         if not missing:
             return
         say(f"fetching {len(missing)} packages, {size(sum(p.size for p in missing))}")
+        for package in missing:
+            # apt leaves what has the right size as it is.
+            (self._debs / package.file).unlink(missing_ok=True)
         self._apt("download", *(f"{p.name}={p.version}" for p in missing), cwd=self._debs)
         for package in missing:
             if not self._is_here(package):

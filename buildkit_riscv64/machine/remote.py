@@ -77,6 +77,11 @@ exit $code
 """
 
 
+# What may come back of dist/.
+_MADE = re.compile(
+    rf"dist/(?P<target>[^/]+)/({dist.IMAGE}/(?P<variant>root|rootless)/)?{dist.SUMS}"
+)
+
 # Runs there; its arguments are packages.
 _INSTALL = """\
 [ "$(id -u)" = 0 ] || sudo="sudo -n"
@@ -313,8 +318,14 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
         if here.name != dist.SUMS:
             results = True
             continue
-        name, *image = Path(path).parent.parts[1:]
-        target, variant = Target.parse(name), image[-1] if image else ""
+        match = _MADE.fullmatch(path)
+        if match is None:
+            raise UsageError(
+                f"{there.destination.name} tells of {path!r}, which is nothing of ours",
+                "check what its login shell prints: `ssh HOST true` must print nothing",
+            )
+        target, variant = Target.parse(match["target"]), match["variant"] or ""
+        image = [dist.IMAGE, variant] if variant else []
         with dist.lock(target), dist.staging(target, part="-".join(image)) as stage:
             there.destination.rsync(
                 "--archive", "--no-owner", "--no-group",
@@ -324,7 +335,7 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
             )  # fmt: skip
             if damaged := _damaged(stage, digest):
                 raise CheckError(
-                    f"{'/'.join([name, *image, damaged])} is not what {there.destination.name} made",
+                    f"{'/'.join([target.name, *image, damaged])} is not what {there.destination.name} made",
                     "run it again: the transfer was damaged, or the files there are",
                 )
             artifacts = (

@@ -511,7 +511,6 @@ def test_afterwards_lets_no_descriptor_and_no_child_leak() -> None:
     assert ours() == before
 
 
-@pytest.mark.xfail(reason="writes to a watch that is gone", raises=BrokenPipeError)
 def test_somebody_ends_what_would_have_cleaned_up() -> None:
     before = process.children(os.getpid())
     with process.afterwards([["false"]]):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import doctor
+from buildkit_riscv64 import dist, doctor
 from buildkit_riscv64.arch import Architecture
-from buildkit_riscv64.image import layout
+from buildkit_riscv64.image import container, layout
 from buildkit_riscv64.image.engines import Request, Variant
 from buildkit_riscv64.image.tools import Base, Origin
+
+from .picture import Alive
 
 
 @pytest.fixture
@@ -38,3 +43,18 @@ def wanted(base: Base) -> Request:
         variant=Variant.ROOTLESS, base=base, packages=Path("/scratch"), binaries=Path("/dist/bin"),
         arguments={"TITLE": title}, annotations={"title": title}, epoch=1785846460,
     )  # fmt: skip
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> Alive:
+    """The container of every image, for root."""
+    made = Alive()
+
+    @contextmanager
+    def unpacked(place: Path) -> Iterator[Alive]:
+        assert place.name == dist.LAYOUT
+        yield made
+
+    monkeypatch.setattr(container, "unpacked", unpacked)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return made

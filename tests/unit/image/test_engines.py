@@ -40,7 +40,6 @@ def test_what_comes_out_has_no_time_of_today(wanted: Request) -> None:
     assert row[-1] == "annotation.title=BuildKit, rootless"
 
 
-@pytest.mark.xfail(reason="quotes in a line of CSV are not doubled")
 @pytest.mark.parametrize("name", ['/a "quoted" place', '/a,b"'])
 def test_any_folder_may_be_the_place(wanted: Request, name: str) -> None:
     (row,) = csv.reader([wanted.output(Path(name))], strict=True)
