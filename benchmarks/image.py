@@ -35,7 +35,7 @@ def slim(folder: Path) -> tuple[Path, str]:
             *process.as_root(), "unshare", "--mount", "mmdebstrap", "--mode=root",
             "--variant=minbase", "--include=ca-certificates", *excluded,
             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-            debian.SUITE, str(root), debian.source(debian.mirror(), debian.SUITE),
+            debian.SUITE, str(root), debian.release(Target.here().arch).source(),
         ]
     )  # fmt: skip
     # As Debian's image has it: apt keeps nothing that the next layer would carry along.

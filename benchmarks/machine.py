@@ -147,7 +147,9 @@ class Bench:
     def user_emulators(self) -> dict[str, Path]:
         """Emulators for programs, by what they are called here: with their versions."""
         root = self.folder / "qemu-user"
-        process.run(bases.unpack_command(debian.mirror(), ["qemu-user"], root))
+        process.run(
+            bases.unpack_command(debian.release(arch.Architecture.here()), ["qemu-user"], root)
+        )
         hosts = shutil.which(f"{USER_EMULATOR}-static") or shutil.which(USER_EMULATOR)
         found = [*map(Path, filter(None, [hosts])), root / "usr/bin" / USER_EMULATOR]
         return {f"qemu-user {version(path)}": path for path in found}

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import process
-from .errors import MissingRequirementError
+from . import process, project
+from .arch import Architecture
+from .console import warn
+from .errors import MissingRequirementError, NetworkError
 
 #: The release that machines and images are made of.
 SUITE = "trixie"
+#: What the archive calls that release too, for as long as it is the newest.
+ALIAS = "stable"
+#: For a source: of all that an archive has, the lists of packages alone.
+PACKAGES = " target=Packages"
 #: The keys that Debian signs its archives with.
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -59,6 +69,137 @@ def security() -> str:
 def source(archive: str, suite: str, options: str = "") -> str:
     """A line of sources.list(5)."""
     return f"deb [signed-by={KEYRING}{options}] {archive} {suite} main"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The release as a mirror has it whole.
+
+    Args:
+        archive: the mirror's address.
+        suite: what the mirror has it under.
+    """
+
+    archive: str
+    suite: str
+
+    def source(self, options: str = "") -> str:
+        """Its line of sources.list(5)."""
+        return source(self.archive, self.suite, options)
+
+
+class Apt:
+    """apt-get for one architecture, with nothing of this machine's state or preferences.
+
+    Args:
+        arch: the architecture.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        self.arch = arch
+        #: Its state, kept in the user's cache; whoever uses it holds a lock there.
+        self.folder = project.cache() / "apt" / str(arch)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the state for one run; another one waits."""
+        for folder in (self.folder / "lists" / "partial", self.folder / "cache"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _options(self) -> list[str]:
+        settings = {
+            "APT::Architecture": str(self.arch),
+            "APT::Architectures": str(self.arch),
+            "APT::Install-Recommends": "false",
+            # Ours: as root, apt would become a user who cannot read our cache.
+            "APT::Sandbox::User": "",
+            "Acquire::ForceHash": "sha256",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "Dir::Cache": f"{self.folder}/cache",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::Etc::sourcelist": f"{self.folder}/sources.list",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::State": str(self.folder),
+            "Dir::State::lists": f"{self.folder}/lists",
+            "Dir::State::status": f"{self.folder}/status",
+        }
+        return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+    def get(self, *args: str, cwd: Path | None = None) -> str:
+        """The output of `apt-get`.
+
+        Raises:
+            NetworkError: it failed; almost always since something could not be fetched.
+        """
+        answer = process.probe(
+            ["apt-get", "--quiet", *self._options(), *args], cwd=cwd, timeout=None
+        )
+        if answer.ok:
+            return answer.stdout
+        said = f"{answer.stdout}\n{answer.stderr}".splitlines()
+        reasons = [line.removeprefix("E: ") for line in said if line.startswith("E:")]
+        raise NetworkError(
+            f"apt-get {args[0]} failed: {(reasons or [answer.last_line])[0]}",
+            "check the network and this machine's package sources",
+        )
+
+    def fetch_indexes(self, sources: Sequence[str]) -> None:
+        """Have the signed indexes of these sources, and of no others. Needs :meth:`locked`.
+
+        Raises:
+            NetworkError: one could not be fetched, or its signature is wrong.
+        """
+        (self.folder / "status").write_text("")
+        (self.folder / "sources.list").write_text("\n".join(sources) + "\n")
+        # Without this, an index that cannot be fetched is a warning.
+        self.get("update", "-o", "APT::Update::Error-Mode=any")
+
+    def fetch_release(self) -> Release:
+        """Have the release's index, under the first of its names that the mirror has it whole by.
+
+        A mirror in the middle of an update, or one that keeps files for a while, has
+        an index that is not what its signed Release file says; for days, some have. By
+        the release's other name it may have all of the state before.
+
+        Needs :meth:`locked`.
+
+        Raises:
+            MissingRequirementError: this machine has no Debian archive among its sources.
+            NetworkError: neither could be fetched, or its signature is wrong.
+        """
+        release = Release(mirror(), SUITE)
+        try:
+            self.fetch_indexes([release.source(PACKAGES)])
+        except NetworkError as error:
+            older = Release(release.archive, ALIAS)
+            try:
+                self.fetch_indexes([older.source(PACKAGES)])
+                codename = self.get("indextargets", "--format", "$(CODENAME)").split()
+            except NetworkError:
+                codename = []
+            # One day it will be another release.
+            if set(codename) != {SUITE}:
+                raise
+            warn(f"{SUITE} for {self.arch} as {ALIAS}, maybe an older state: {error.brief}")
+            return older
+        return release
+
+
+def release(arch: Architecture) -> Release:
+    """The release as this machine's mirror has it whole, for one architecture.
+
+    Raises:
+        MissingRequirementError: this machine has no Debian archive among its sources.
+        NetworkError: it could not be fetched, or its signature is wrong.
+    """
+    apt = Apt(arch)
+    with apt.locked():
+        return apt.fetch_release()
 
 
 def listed(path: Path) -> list[str]:

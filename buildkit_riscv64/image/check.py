@@ -56,6 +56,8 @@ PROGRAMS = {
 ROOTLESS_PROGRAMS = {
     "rootlesskit": "rootlesskit --version",
     "slirp4netns": "slirp4netns --version",
+    "ip": "ip -Version",
+    "nsenter": "nsenter --version",
     "newuidmap": "newuidmap 2>&1 | grep usage",
     "newgidmap": "newgidmap 2>&1 | grep usage",
 }

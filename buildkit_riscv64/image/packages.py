@@ -8,11 +8,10 @@ Dockerfile to unpack.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .. import debian, dist, process, project
@@ -89,49 +88,16 @@ class Archive:
 
     def __init__(self, arch: Architecture) -> None:
         self.arch = arch
-        self._folder = project.cache() / "apt" / str(arch)
+        self._apt = debian.Apt(arch)
+        self._folder = self._apt.folder
         self._debs = project.cache() / "packages"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the state for one run; another one waits."""
-        for folder in (self._folder / "lists" / "partial", self._folder / "cache", self._debs):
-            folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        self._debs.mkdir(parents=True, exist_ok=True)
+        with self._apt.locked():
             yield
-
-    def _apt(self, *args: str, cwd: Path | None = None) -> str:
-        """The output of apt-get, with nothing of this machine's state or preferences."""
-        settings = {
-            "APT::Architecture": str(self.arch),
-            "APT::Architectures": str(self.arch),
-            "APT::Install-Recommends": "false",
-            # Ours: as root, apt would become a user who cannot read our cache.
-            "APT::Sandbox::User": "",
-            "Acquire::ForceHash": "sha256",
-            "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
-            "Dir::Cache": f"{self._folder}/cache",
-            "Dir::Etc::preferences": "/dev/null",
-            "Dir::Etc::preferencesparts": "/dev/null",
-            "Dir::Etc::sourcelist": f"{self._folder}/sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-            "Dir::State": str(self._folder),
-            "Dir::State::lists": f"{self._folder}/lists",
-            "Dir::State::status": f"{self._folder}/status",
-        }
-        options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-        command = ["apt-get", "--quiet", *options, *args]
-        answer = process.probe(command, cwd=cwd, timeout=None)
-        if answer.ok:
-            return answer.stdout
-        said = f"{answer.stdout}\n{answer.stderr}".splitlines()
-        reasons = [line.removeprefix("E: ") for line in said if line.startswith("E:")]
-        raise NetworkError(
-            f"apt-get {args[0]} failed: {(reasons or [answer.last_line])[0]}",
-            "check the network and this machine's package sources",
-        )
 
     def update(self) -> bool:
         """Fetch the archives' signed indexes.
@@ -148,24 +114,17 @@ class Archive:
                 "the image is made of Debian's packages, and there is no apt-get here",
                 "use a Debian machine, or `invoke on riscv64 -- build-image`",
             )
-        (self._folder / "status").write_text("")
-        # Of all that an archive has, the lists of packages alone.
-        only = " target=Packages"
-        sources = [debian.source(debian.mirror(), debian.SUITE, only)]
-        updates = debian.source(debian.security(), f"{debian.SUITE}-security", only)
+        release = self._apt.fetch_release()
+        updates = debian.source(debian.security(), f"{debian.SUITE}-security", debian.PACKAGES)
+        sources = [release.source(debian.PACKAGES)]
         try:
-            self._fetch_indexes([*sources, updates])
+            self._apt.fetch_indexes([*sources, updates])
         except NetworkError as error:
             # A mirror in the middle of an update; better without than not at all.
-            self._fetch_indexes(sources)
+            self._apt.fetch_indexes(sources)
             warn(f"without Debian's security updates: {error.brief}")
             return False
         return True
-
-    def _fetch_indexes(self, sources: Sequence[str]) -> None:
-        (self._folder / "sources.list").write_text("\n".join(sources) + "\n")
-        # Without this, an index that cannot be fetched is a warning.
-        self._apt("update", "-o", "APT::Update::Error-Mode=any")
 
     def resolve(self, *lists: str) -> list[Package]:
         """The packages of lists and what they depend on, by name.
@@ -178,19 +137,18 @@ class Archive:
         """
         entries = [line.split() for name in lists for line in debian.listed(LISTS / name)]
         wanted = [words[0] for words in entries if len(words) == 1]
-        partly = {words[0]: words[1] for words in entries if len(words) == 2}
+        partly = [(words[0], words[1]) for words in entries if len(words) == 2]
         without = [name for name in debian.listed(LISTS / "without") if name not in wanted]
         (self._folder / "status").write_text("".join(map(_stand_in, without)))
         found = self._uris("install", "--yes", "--print-uris", *wanted) if wanted else []
         if partly:
-            found += [
-                Package(**{**asdict(package), "only": partly[package.name]})
-                for package in self._uris("download", "--print-uris", *partly)
-            ]
-        return sorted(found, key=lambda package: package.name)
+            names = sorted({name for name, _ in partly})
+            whole = {p.name: p for p in self._uris("download", "--print-uris", *names)}
+            found += [replace(whole[name], only=path) for name, path in partly]
+        return sorted(found, key=lambda package: (package.name, package.only))
 
     def _uris(self, *args: str) -> list[Package]:
-        return [package for line in self._apt(*args).splitlines() if (package := _parse(line))]
+        return [package for line in self._apt.get(*args).splitlines() if (package := _parse(line))]
 
     def fetch(self, packages: Sequence[Package]) -> None:
         """Have the .deb files in the cache, checked against their hashes.
@@ -206,7 +164,7 @@ class Archive:
         for package in missing:
             # apt leaves what has the right size as it is.
             (self._debs / package.file).unlink(missing_ok=True)
-        self._apt("download", *(f"{p.name}={p.version}" for p in missing), cwd=self._debs)
+        self._apt.get("download", *(f"{p.name}={p.version}" for p in missing), cwd=self._debs)
         for package in missing:
             if not self._is_here(package):
                 raise SourceError(

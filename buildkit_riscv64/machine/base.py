@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import debian, dist, doctor, host, pins, process, project
+from ..arch import Architecture
 from ..console import say, size, step
 from ..errors import MachineError, MissingRequirementError, StorageError
 
@@ -204,7 +205,7 @@ def _command(*options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def system_command(archive: str, go_package: str, root: Path) -> list[str]:
+def system_command(release: debian.Release, go_package: str, root: Path) -> list[str]:
     """The command that makes the riscv64 system."""
     # In this order: dpkg lets the last pattern that fits decide.
     excluded = [
@@ -220,18 +221,17 @@ def system_command(archive: str, go_package: str, root: Path) -> list[str]:
             "--dpkgopt=force-unsafe-io", *excluded,
             *(f"--{kind}-hook={RECIPE}/{kind}-hook" for kind in ("setup", "essential", "customize")),
         ),
-        debian.SUITE, str(root),
-        debian.source(archive, debian.SUITE),
+        debian.SUITE, str(root), release.source(),
         # A suite that moves: its Release file may be older than it says it can be.
-        debian.source(archive, GO_SUITE, " check-valid-until=no"),
+        debian.source(release.archive, GO_SUITE, " check-valid-until=no"),
     ]  # fmt: skip
 
 
-def unpack_command(archive: str, packages: Sequence[str], root: Path) -> list[str]:
+def unpack_command(release: debian.Release, packages: Sequence[str], root: Path) -> list[str]:
     """The command that unpacks packages for this host, and configures nothing."""
     return [
         *_command("--variant=extract", f"--include={','.join(packages)}"),
-        debian.SUITE, str(root), debian.source(archive, debian.SUITE),
+        debian.SUITE, str(root), release.source(),
     ]  # fmt: skip
 
 
@@ -247,15 +247,15 @@ def _make(pinned: pins.Pins) -> Base:
     final = Base(bases() / recipe_hash(pinned))
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=bases()))
     work.chmod(0o755)
-    archive = debian.mirror()
     say(
-        f"Debian {debian.SUITE} for riscv64 from {archive}, once: takes minutes, and is kept in {final.path}"
+        f"Debian {debian.SUITE} for riscv64 from {debian.mirror()}, once: takes minutes,"
+        f" and is kept in {final.path}"
     )
     try:
         with step("unpacking qemu"):
-            _emulator(archive, work)
+            _emulator(work)
         with step("unpacking and configuring Debian's packages"):
-            _system(pinned, archive, work)
+            _system(pinned, work)
         with step("making the disk image"):
             raw = work / "base.raw"
             with raw.open("wb") as file:
@@ -283,13 +283,14 @@ def _make(pinned: pins.Pins) -> Base:
     return final
 
 
-def _emulator(archive: str, work: Path) -> None:
+def _emulator(work: Path) -> None:
     """Take qemu out of its packages, with the libraries and the firmware that it loads.
 
     Every host gets the same, whatever its release: the one that machines are tested with.
     """
     root = work / "emulator-root"
-    command = unpack_command(archive, debian.listed(RECIPE / "emulator"), root)
+    release = debian.release(Architecture.here())
+    command = unpack_command(release, debian.listed(RECIPE / "emulator"), root)
     code, said = _mmdebstrap(command, process.environment({"TMPDIR": str(work)}))
     if code:
         raise _failed(code, said)
@@ -311,8 +312,9 @@ def _emulator(archive: str, work: Path) -> None:
     say(f"  {version.splitlines()[0]}")
 
 
-def _system(pinned: pins.Pins, archive: str, work: Path) -> None:
+def _system(pinned: pins.Pins, work: Path) -> None:
     """Make the riscv64 system, and keep what mmdebstrap says."""
+    release = debian.release(Architecture.RISCV64)
     env = process.environment(
         {
             "DEBIAN_FRONTEND": "noninteractive",
@@ -321,15 +323,15 @@ def _system(pinned: pins.Pins, archive: str, work: Path) -> None:
             "RECIPE": str(RECIPE),
             "OUTPUT": str(work),
             "GO": pinned.go,
-            "MIRROR": archive,
-            "SUITE": debian.SUITE,
+            "MIRROR": release.archive,
+            "SUITE": release.suite,
         }
     )
     # Debian's next release has moved on from the pinned Go, or will: its stable
     # Go fetches that through the module proxy. apt says at once when it has none.
     minor = ".".join(pinned.go.split(".")[:2])
     for package in (f"golang-{minor}-go", "golang-go"):
-        code, said = _mmdebstrap(system_command(archive, package, work / "root"), env)
+        code, said = _mmdebstrap(system_command(release, package, work / "root"), env)
         (work / "mmdebstrap.log").write_text("\n".join(said) + "\n")
         if not any(
             f"{package}' has no installation candidate" in s or f"package {package}" in s

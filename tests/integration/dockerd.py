@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildkit_riscv64 import debian, process, project
+from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.machine import base
 
 from ..processes import alive, eventually
@@ -95,7 +96,9 @@ def _root() -> Path:
         if not root.is_dir():
             with tempfile.TemporaryDirectory(prefix=".test-dockerd-", dir=cache) as aside:
                 made = Path(aside) / "root"
-                process.run(base.unpack_command(debian.mirror(), PACKAGES, made))
+                process.run(
+                    base.unpack_command(debian.release(Architecture.here()), PACKAGES, made)
+                )
                 made.rename(root)
     return root
 

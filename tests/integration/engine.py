@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from buildkit_riscv64 import debian, process, project
+from buildkit_riscv64.arch import Architecture
 
 #: Of this machine's own release. docker-cli is a package of its own since Debian 13.
 OWN = ("docker.io", "docker-cli", "containerd", "runc", "libdevmapper1.02.1")
@@ -25,7 +26,7 @@ def _download(folder: Path) -> None:
     lists = folder / "apt"
     (lists / "lists" / "partial").mkdir(parents=True)
     (lists / "cache" / "archives" / "partial").mkdir(parents=True)
-    (lists / "sources.list").write_text(debian.source(debian.mirror(), debian.SUITE) + "\n")
+    (lists / "sources.list").write_text(debian.release(Architecture.here()).source() + "\n")
     options = {
         "Dir::State::Lists": lists / "lists",
         "Dir::Cache": lists / "cache",

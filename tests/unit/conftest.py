@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import platform
 import re
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import fastjsonschema
 import pytest
 
 from buildkit_riscv64 import host, process, project
@@ -29,6 +33,20 @@ def _nobodys_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     host.execution.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schemas_are_compiled_once() -> Iterator[None]:
+    """A build does it once, and the tests would do it a thousand times."""
+    compile_ = fastjsonschema.compile
+    compiled = functools.cache(lambda text: compile_(json.loads(text)))
+
+    def validate(schema: Any, value: Any) -> Any:
+        return compiled(json.dumps(schema))(value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastjsonschema, "validate", validate)
+        yield
 
 
 @pytest.fixture

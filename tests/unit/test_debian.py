@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from buildkit_riscv64 import debian
-from buildkit_riscv64.errors import MissingRequirementError
+from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64.errors import MissingRequirementError, NetworkError
 
 from .making import Commands
 
 MIRROR = "http://mirror.invalid/debian"
+RISCV64 = Architecture.RISCV64
 
 
 @pytest.mark.parametrize(
@@ -69,3 +72,53 @@ def test_a_source() -> None:
 def test_lists_have_comments(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("# why\n\n one\ntwo /usr/bin/two\n")
     assert debian.listed(tmp_path / "list") == ["one", "two /usr/bin/two"]
+
+
+# What the mirror has whole.
+
+
+@pytest.fixture
+def mirrored(commands: Commands) -> Callable[..., None]:
+    """A mirror that has a whole state of riscv64 under some names only."""
+
+    def have(*suites: str, codename: str = "trixie") -> None:
+        commands.answer("apt-get", "indextargets", stdout=f"{MIRROR} Debian\n")
+
+        def update(_words: list[str]) -> None:
+            (line,) = (debian.Apt(RISCV64).folder / "sources.list").read_text().splitlines()
+            if line.split()[-2] not in suites:
+                raise NetworkError("apt-get update failed: File has unexpected size")
+
+        commands.answer("apt-get", "update", does=update)
+        commands.answer("indextargets", "$(CODENAME)", stdout=f"{codename}\n")
+
+    return have
+
+
+def test_a_release_is_asked_for_by_its_name(mirrored: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    mirrored("trixie", "stable")
+    assert debian.release(RISCV64) == debian.Release(MIRROR, "trixie")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mirror_in_the_middle_of_an_update_has_the_state_before(mirrored: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    mirrored("stable")
+    found = debian.release(RISCV64)
+    assert found.source() == debian.source(MIRROR, "stable")
+    assert capsys.readouterr().err == (
+        "warning: trixie for riscv64 as stable, maybe an older state:"
+        " apt-get update failed: File has unexpected size\n"
+    )
+
+
+@pytest.mark.parametrize("codename", ["forky", "", "trixie\nforky"])
+def test_another_release_is_not_taken_for_it(mirrored: Callable[..., None], codename: str) -> None:
+    mirrored("stable", codename=codename)
+    with pytest.raises(NetworkError, match="unexpected size"):
+        debian.release(RISCV64)
+
+
+def test_a_mirror_that_has_nothing_whole(mirrored: Callable[..., None]) -> None:
+    mirrored()
+    with pytest.raises(NetworkError, match="unexpected size"):
+        debian.release(RISCV64)

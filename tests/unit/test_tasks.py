@@ -15,7 +15,7 @@ from invoke.collection import Collection
 from invoke.context import MockContext
 from invoke.tasks import Task
 
-from buildkit_riscv64 import config, house, pins, project
+from buildkit_riscv64 import config, doctor, house, pins, project
 from buildkit_riscv64.binaries import toolchain
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
@@ -92,8 +92,11 @@ def context(**run: Any) -> MockContext:
     [("", []), ("unit", ["--sessions", "unit"]), ("lint,unit", ["--sessions", "lint", "unit"])],
 )
 def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch, session: str, chosen: list[str]) -> None:  # fmt: skip
+    provided: list[str] = []
+    monkeypatch.setattr(doctor, "provide", lambda tools, *, yes: provided.extend(tools))
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     house.test(context(), session=session)
+    assert provided == list(house.NEEDED_BY_TESTS)
     assert commands.args == [[sys.executable, "-m", "nox", *chosen]]
     options = commands.calls[0].options
     assert options["cwd"] == project.ROOT

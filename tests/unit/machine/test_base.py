@@ -24,6 +24,7 @@ from ..making import PINS
 from .conftest import IN_EMULATOR, MachineCommands, make_base
 
 MIRROR = "http://mirror.invalid/debian"
+RELEASE = debian.Release(MIRROR, "trixie")
 
 
 # The recipe.
@@ -213,7 +214,7 @@ def prefix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
 def test_the_command_for_the_system(recipe: Path, prefix: list[str]) -> None:
     (recipe / "packages").write_text("# why\n a\n\nb\n")
     (recipe / "excluded").write_text("/usr/share/doc/*\n")
-    assert bases.system_command(MIRROR, "golang-1.26-go", Path("/w/root")) == [
+    assert bases.system_command(RELEASE, "golang-1.26-go", Path("/w/root")) == [
         *prefix, "--arch=riscv64", "--variant=minbase", "--include=a,b,golang-1.26-go",
         "--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/doc/*",
         f"--setup-hook={recipe}/setup-hook", f"--essential-hook={recipe}/essential-hook",
@@ -225,7 +226,7 @@ def test_the_command_for_the_system(recipe: Path, prefix: list[str]) -> None:
 
 
 def test_the_command_that_unpacks(prefix: list[str]) -> None:
-    assert bases.unpack_command(MIRROR, ["qemu", "firmware"], Path("/w/root")) == [
+    assert bases.unpack_command(RELEASE, ["qemu", "firmware"], Path("/w/root")) == [
         *prefix, "--variant=extract", "--include=qemu,firmware", *APT_OPTIONS,
         "trixie", "/w/root", f"deb [{SIGNED}] {MIRROR} trixie main",
     ]  # fmt: skip
@@ -316,9 +317,9 @@ def test_making_a_base(maker: Maker) -> None:
     unpack, stream, mke2fs, convert = (c for c in maker.commands.calls if c.verb != "probe")
     work = maker.work
     assert unpack.args == bases.unpack_command(
-        MIRROR, ["opensbi", "qemu-system-riscv"], work / "emulator-root"
+        RELEASE, ["opensbi", "qemu-system-riscv"], work / "emulator-root"
     )
-    assert stream.args == bases.system_command(MIRROR, "golang-1.26-go", work / "root")
+    assert stream.args == bases.system_command(RELEASE, "golang-1.26-go", work / "root")
     assert mke2fs.args == [
         "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-m", "0",
         "-E", "assume_storage_prezeroed=1,lazy_itable_init=1", "-d", f"{work}/root",
