@@ -142,10 +142,17 @@ class Archive:
         (self._folder / "status").write_text("".join(map(_stand_in, without)))
         found = self._uris("install", "--yes", "--print-uris", *wanted) if wanted else []
         if partly:
-            names = sorted({name for name, _ in partly})
-            whole = {p.name: p for p in self._uris("download", "--print-uris", *names)}
+            whole = {p.name: p for p in self.named(*sorted({name for name, _ in partly}))}
             found += [replace(whole[name], only=path) for name, path in partly]
         return sorted(found, key=lambda package: (package.name, package.only))
+
+    def named(self, *names: str) -> list[Package]:
+        """These packages alone, without what they depend on.
+
+        Raises:
+            NetworkError: there is no such package.
+        """
+        return self._uris("download", "--print-uris", *names)
 
     def _uris(self, *args: str) -> list[Package]:
         return [package for line in self._apt.get(*args).splitlines() if (package := _parse(line))]

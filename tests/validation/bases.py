@@ -1,0 +1,94 @@
+"""Base images of the scenarios: Debian's busybox, so that no registry is needed."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildkit_riscv64 import project
+from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64.image import layout, packages
+
+#: Debian's statically linked one.
+PACKAGE = "busybox-static"
+#: What of busybox has a name of its own in the image.
+APPLETS = (
+    "awk", "cat", "chmod", "chown", "cmp", "cp", "cut", "date", "dd", "df", "dirname", "du", "echo",
+    "env", "expr", "false", "find", "grep", "head", "hostname", "id", "ip", "kill", "ln", "ls",
+    "md5sum", "mkdir", "mktemp", "mount", "mv", "nc", "od", "ping", "printf", "ps", "pwd",
+    "readlink", "rm", "rmdir", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync",
+    "tail", "tar", "tee", "test", "timeout", "touch", "tr", "true", "umount", "uname", "uniq", "wc",
+    "wget", "which", "whoami", "xargs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """An image in a layout, to be used as `FROM base`.
+
+    Args:
+        layout: the folder.
+        digest: of its manifest.
+        arch: what it is for.
+    """
+
+    layout: Path
+    digest: str
+    arch: Architecture
+
+    def flags(self, name: str = "base") -> list[str]:
+        """What buildctl must be told so that a Dockerfile can say `FROM base`."""
+        return [
+            f"--oci-layout={name}={self.layout}",
+            f"--opt=context:{name}=oci-layout://{name}@{self.digest}",
+        ]
+
+
+def busybox(arch: Architecture) -> BaseImage:
+    """The base image for an architecture: from the cache, or made now of Debian's package."""
+    archive = packages.Archive(arch)
+    place = project.cache() / "validation-base"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f".{arch}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        final = place / str(arch)
+        if not final.is_dir():
+            with (
+                archive.locked(),
+                tempfile.TemporaryDirectory(prefix=".making-", dir=place) as aside,
+            ):
+                archive.update()
+                (package,) = archive.named(PACKAGE)
+                archive.fetch([package])
+                root = Path(aside) / "root"
+                subprocess.run(["dpkg-deb", "--extract", archive.path(package), root], check=True)
+                _complete(root)
+                layout.from_folder(root, Path(aside) / "layout", arch)
+                (Path(aside) / "layout").rename(final)
+        return BaseImage(final, layout.load(final).digest, arch)
+
+
+def _complete(root: Path) -> None:
+    """Give it the folders and files that programs look for."""
+    shutil.rmtree(root / "usr/share")
+    for name in ("dev", "etc", "home", "proc", "root", "sys", "tmp", "var"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n"
+    )
+    (root / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
+    # Debian 13 has /bin in /usr.
+    program = next(
+        path for path in (root / "usr/bin/busybox", root / "bin/busybox") if path.is_file()
+    )
+    (root / "bin").mkdir(exist_ok=True)
+    if program.parent != root / "bin":
+        program.rename(root / "bin/busybox")
+    shutil.rmtree(root / "usr")
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")

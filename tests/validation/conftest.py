@@ -1,0 +1,132 @@
+"""What every scenario may use: the binaries of dist/, daemons, base images, a registry, docker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import dist, project
+from buildkit_riscv64.arch import Architecture, Target
+
+from ..integration import dockerd, registry
+from ..integration.registry import Registry
+from . import bases
+from .bases import BaseImage
+from .daemon import Daemon, NewDaemon
+
+#: Where what is validated is; a dist/.
+PLACE = Path(os.environ.get("BUILDKIT_VALIDATION_DIST", project.DIST))
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> dist.Artifacts:
+    """The binaries' folder for this machine, with its manifest."""
+    return dist.load(PLACE / Target.here().name)
+
+
+@pytest.fixture(scope="session")
+def binaries(artifacts: dist.Artifacts) -> Path:
+    """The folder with buildkitd and buildctl."""
+    return artifacts.path / "bin"
+
+
+@pytest.fixture(scope="session")
+def images(artifacts: dist.Artifacts) -> Mapping[str, dist.Artifacts]:
+    """The images' folders, by variant."""
+    return {
+        variant: dist.load(artifacts.path / dist.IMAGE / variant)
+        for variant in ("root", "rootless")
+    }
+
+
+@pytest.fixture(scope="session")
+def version(artifacts: dist.Artifacts) -> str:
+    """What `--version` has to print, as in v0.32.2."""
+    return str(artifacts.manifest["version"])
+
+
+@pytest.fixture(scope="session")
+def workshop() -> Iterator[Path]:
+    """A folder for what daemons keep: not on an overlay, over which there is none, and not in memory."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="validation-", dir="/var/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _maker(binaries: Path, workshop: Path) -> Iterator[NewDaemon]:
+    made: list[Daemon] = []
+
+    def new(**options: object) -> Daemon:
+        import tempfile
+
+        folder = Path(tempfile.mkdtemp(dir=workshop))
+        folder.chmod(0o755)
+        daemon = Daemon(binaries, folder, **options)  # type: ignore[arg-type]
+        made.append(daemon)
+        return daemon
+
+    yield new
+    for daemon in made:
+        daemon.close()
+        shutil.rmtree(daemon.folder)
+
+
+@pytest.fixture
+def new_daemon(binaries: Path, workshop: Path) -> Iterator[NewDaemon]:
+    """Makes daemons of a test's own, which end with it."""
+    yield from _maker(binaries, workshop)
+
+
+@pytest.fixture(scope="session")
+def daemon(binaries: Path, workshop: Path) -> Iterator[Daemon]:
+    """A daemon that runs, for all that only build: never stopped, pruned or broken."""
+    for new in _maker(binaries, workshop):
+        yield new().start()
+
+
+@pytest.fixture(scope="session")
+def base() -> BaseImage:
+    """The base image for this machine."""
+    return bases.busybox(Architecture.here())
+
+
+#: Writes a build context: names and contents, the Dockerfile's among them.
+NewContext = Callable[..., Path]
+
+
+@pytest.fixture
+def new_context(tmp_path: Path) -> NewContext:
+    """Makes a folder with a Dockerfile, and files by name."""
+    made = 0
+
+    def make(dockerfile: str, **files: str | bytes) -> Path:
+        nonlocal made
+        made += 1
+        folder = tmp_path / f"context-{made}"
+        for name, content in {"Dockerfile": dockerfile, **files}.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def local_registry(tmp_path: Path) -> Iterator[Registry]:
+    """A registry on the loopback, plain HTTP, empty."""
+    with registry.running(tmp_path / "registry") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the environment needs for a real docker engine with buildx."""
+    with dockerd.engine(tmp_path_factory.mktemp("docker")) as env:
+        yield env
