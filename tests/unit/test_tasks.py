@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,11 @@ def context(**run: Any) -> MockContext:
 )
 def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch, session: str, chosen: list[str]) -> None:  # fmt: skip
     provided: list[str] = []
-    monkeypatch.setattr(doctor, "provide", lambda tools, *, yes: provided.extend(tools))
+
+    def provide(tools: Sequence[str], *, yes: bool) -> None:
+        provided.extend(tools)
+
+    monkeypatch.setattr(doctor, "provide", provide)
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     house.test(context(), session=session)
     assert provided == list(house.NEEDED_BY_TESTS)
