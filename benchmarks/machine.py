@@ -20,10 +20,10 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import Case, Sample, in_turns, keep, run
-from buildkit_riscv64 import arch, debian, host, process, project
+from buildkit_riscv64 import arch, binfmt, debian, host, process, project
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.machine import base as bases
-from buildkit_riscv64.machine import checks, machines
+from buildkit_riscv64.machine import machines
 
 NAME = "benchmark"
 PACKAGES = "encoding/json"
@@ -180,12 +180,12 @@ def registered(emulator: Path) -> Iterator[None]:
     """Have the kernel start riscv64 programs by this emulator, for a while."""
 
     def register(line: str) -> None:
-        entry = bases.BINFMT / USER_EMULATOR
+        entry = binfmt.REGISTRY / USER_EMULATOR
         if entry.exists():
             entry.write_text("-1")
-        (bases.BINFMT / "register").write_text(line)
+        (binfmt.REGISTRY / "register").write_text(line)
 
-    line = checks.FORMAT.read_text()
+    line = (binfmt.FORMATS / f"{USER_EMULATOR}.conf").read_text()
     *how, _, _ = line.split(":")
     register(":".join([*how, str(emulator), "F"]))
     try:

@@ -60,6 +60,56 @@ class Architecture(StrEnum):
         return cls.from_uname(platform.machine())
 
 
+class Platform(StrEnum):
+    """What images are for, by the name that OCI and `--platform` have for it.
+
+    BuildKit runs on an :class:`Architecture`; what it builds may be for any of these.
+    """
+
+    AMD64 = "linux/amd64"
+    ARM64 = "linux/arm64"
+    ARM = "linux/arm/v7"
+    PPC64LE = "linux/ppc64le"
+    RISCV64 = "linux/riscv64"
+    S390X = "linux/s390x"
+
+    @property
+    def architecture(self) -> str:
+        """OCI's name of the architecture; also Go's."""
+        return self.split("/")[1]
+
+    @property
+    def variant(self) -> str:
+        """OCI's name of the architecture's variant, if it has one."""
+        return "".join(self.split("/")[2:])
+
+    @property
+    def debian(self) -> str:
+        """Debian's name of the architecture."""
+        return {"arm": "armhf", "ppc64le": "ppc64el"}.get(self.architecture, self.architecture)
+
+    @property
+    def qemu(self) -> str:
+        """QEMU's name of the architecture, as in `qemu-aarch64`."""
+        names = {"amd64": "x86_64", "arm64": "aarch64"}
+        return names.get(self.architecture, self.architecture)
+
+    @property
+    def uname(self) -> str:
+        """What `uname -m` prints there."""
+        return "armv7l" if self is Platform.ARM else self.qemu
+
+    @property
+    def binfmt(self) -> str:
+        """What Debian registers its emulator as."""
+        return f"qemu-{self.qemu}"
+
+    @classmethod
+    def here(cls) -> Platform:
+        """The platform of the programs this process runs among."""
+        return cls(f"linux/{Architecture.here()}")
+
+
 # https://github.com/riscv/riscv-profiles; Go has known rva23u64 since 1.25.
 RISCV_PROFILES = ("rva20u64", "rva22u64", "rva23u64")
 
@@ -72,15 +122,23 @@ class Target:
         arch: the architecture.
         level: an instruction set level above Go's default, as in `rva22u64`;
             empty for the default.
+        pgo: compiled with a profile.
     """
 
     arch: Architecture
     level: str = ""
+    pgo: bool = False
 
     @property
     def name(self) -> str:
-        """As in `linux-riscv64` or `linux-riscv64-rva22u64`."""
-        return f"linux-{self.arch}" + (f"-{self.level}" if self.level else "")
+        """As in `linux-riscv64`, `linux-riscv64-rva22u64` or `linux-amd64-pgo`."""
+        level = f"-{self.level}" if self.level else ""
+        return f"linux-{self.arch}{level}{'-pgo' if self.pgo else ''}"
+
+    @property
+    def default(self) -> bool:
+        """True for what runs on every machine of the architecture, and is made without a profile."""
+        return not self.level and not self.pgo
 
     @classmethod
     def parse(cls, name: str) -> Target:
@@ -89,28 +147,30 @@ class Target:
         Raises:
             UsageError: it is none.
         """
-        match name.split("-"):
+        pgo = name.endswith("-pgo")
+        match name.removesuffix("-pgo").split("-"):
             case ["linux", arch] if arch in list(Architecture):
-                return cls(Architecture(arch))
+                return cls(Architecture(arch), pgo=pgo)
             case ["linux", "riscv64", level] if level in RISCV_PROFILES[1:]:
-                return cls(Architecture.RISCV64, level)
+                return cls(Architecture.RISCV64, level, pgo)
         raise UsageError(
             f"{name!r} is not a target", "give one like linux-riscv64 or linux-riscv64-rva22u64"
         )
 
     @classmethod
-    def here(cls, goriscv64: str = "") -> Target:
+    def here(cls, goriscv64: str = "", *, pgo: bool = False) -> Target:
         """The target of a build on this machine.
 
         Args:
             goriscv64: a RISC-V profile; empty for Go's default.
+            pgo: compiled with a profile of the other kind: of what runs often.
 
         Raises:
             UsageError: no such profile, or this machine is not RISC-V.
         """
         arch = Architecture.here()
         if not goriscv64:
-            return cls(arch)
+            return cls(arch, pgo=pgo)
         if goriscv64 not in RISCV_PROFILES:
             raise UsageError(
                 f"{goriscv64!r} is not a RISC-V profile", f"one of: {', '.join(RISCV_PROFILES)}"
@@ -119,7 +179,7 @@ class Target:
             raise UsageError(
                 f"--goriscv64 is for RISC-V, and this machine is {arch}", "leave --goriscv64 out"
             )
-        return cls(arch, "" if goriscv64 == arch.default_level else goriscv64)
+        return cls(arch, "" if goriscv64 == arch.default_level else goriscv64, pgo)
 
     def go_level(self) -> dict[str, str]:
         """The environment that makes Go compile for this level."""

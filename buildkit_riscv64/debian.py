@@ -92,13 +92,13 @@ class Apt:
     """apt-get for one architecture, with nothing of this machine's state or preferences.
 
     Args:
-        arch: the architecture.
+        arch: the architecture, by Debian's name for it.
     """
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: str) -> None:
         self.arch = arch
         #: Its state, kept in the user's cache; whoever uses it holds a lock there.
-        self.folder = project.cache() / "apt" / str(arch)
+        self.folder = project.cache() / "apt" / arch
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,8 +111,8 @@ class Apt:
 
     def _options(self) -> list[str]:
         settings = {
-            "APT::Architecture": str(self.arch),
-            "APT::Architectures": str(self.arch),
+            "APT::Architecture": self.arch,
+            "APT::Architectures": self.arch,
             "APT::Install-Recommends": "false",
             # Ours: as root, apt would become a user who cannot read our cache.
             "APT::Sandbox::User": "",

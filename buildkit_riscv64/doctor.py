@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from . import host, pins, process, project
-from .arch import Architecture
+from . import binfmt, host, pins, process, project
+from .arch import Architecture, Platform
 from .console import Status, confirm, emit_json, say, size, table
 from .errors import DoctorError, Failure, MissingRequirementError, UsageError
 
@@ -158,6 +158,25 @@ def tool(
         return Seen(severity, "not installed", otherwise or f"apt-get install {package}", package)
     answer = process.probe([command, *version])
     return _ok(answer.stdout.strip().partition("\n")[0] if answer.ok else "installed")
+
+
+def emulators(platforms: Sequence[Platform], severity: Status) -> Seen:
+    """Look whether programs of these platforms run here, in any root directory."""
+    missing = [one for one in platforms if not binfmt.runs(one)]
+    if not missing:
+        return _ok(f"programs run for {', '.join(platforms)}")
+    detail = f"no emulator is registered that works in any root directory for {', '.join(missing)}"
+    installed = [one for one in missing if binfmt.is_installed(one)]
+    if not installed:
+        return Seen(severity, detail, f"apt-get install {binfmt.PACKAGE}", binfmt.PACKAGE)
+    commands = [binfmt.register(one) for one in installed]
+    if not binfmt.is_mounted():
+        commands.insert(0, binfmt.mount())
+    return Seen(
+        severity, detail,
+        "`invoke doctor --fix` with this phase registers them; so does: systemctl restart systemd-binfmt",
+        commands=tuple(commands),
+    )  # fmt: skip
 
 
 @check("architecture", "Binaries are compiled on the architecture they are for.", *Phase)
@@ -324,19 +343,9 @@ def _user_namespaces() -> Seen:
     return tool("newuidmap", Status.WARN, ("--version",)) if os.geteuid() else _ok(f"up to {most}")
 
 
-@check("binfmt_misc", "Runs build steps of other architectures through an emulator.", Phase.VALIDATION)  # fmt: skip
+@check("binfmt_misc", "Runs build steps of other platforms, each through an emulator.", Phase.VALIDATION)  # fmt: skip
 def _binfmt() -> Seen:
-    registry = Path("/proc/sys/fs/binfmt_misc")
-    others = [a.uname for a in Architecture if a.uname != platform.machine()]
-    fix = "apt-get install qemu-user-static binfmt-support (Debian 13: qemu-user-binfmt)"
-    if not (registry / "status").exists():
-        return Seen(
-            Status.WARN, "not mounted", f"mount -t binfmt_misc binfmt_misc {registry}; {fix}"
-        )
-    ready = [name for name in others if (registry / f"qemu-{name}").exists()]
-    if len(ready) < len(others):
-        return Seen(Status.WARN, f"emulators registered: {', '.join(ready) or 'none'}", fix)
-    return _ok(f"emulators registered: {', '.join(ready)}")
+    return emulators(list(Platform), Status.WARN)
 
 
 def examine(phases: Iterable[Phase]) -> Iterator[Finding]:

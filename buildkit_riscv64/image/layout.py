@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import dist
-from ..arch import Architecture
 from ..errors import CheckError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -59,13 +58,14 @@ def write_index(layout: Path, manifests: Iterable[Descriptor]) -> None:
     dist.write_json(layout / "index.json", index)
 
 
-def from_folder(root: Path, layout: Path, arch: Architecture) -> str:
+def from_folder(root: Path, layout: Path, arch: str, variant: str = "") -> str:
     """Make an image of one layer from a root file system; the same gives the same.
 
     Args:
         root: the root file system; everything in it will be root's.
         layout: where the layout is to be made.
         arch: what its programs are for.
+        variant: of the architecture, if it has one.
 
     Returns:
         The digest of its manifest.
@@ -85,8 +85,9 @@ def from_folder(root: Path, layout: Path, arch: Architecture) -> str:
     layer = {"mediaType": TAR_TYPE, "digest": digest, "size": aside.stat().st_size}
     blob(layout, digest).parent.mkdir(parents=True)
     aside.replace(blob(layout, digest))
+    platform = {"os": "linux", "architecture": arch} | ({"variant": variant} if variant else {})
     config = {
-        "architecture": str(arch), "os": "linux", "config": {},
+        **platform, "config": {},
         "rootfs": {"type": "layers", "diff_ids": [digest]},
     }  # fmt: skip
     manifest = {
@@ -94,7 +95,7 @@ def from_folder(root: Path, layout: Path, arch: Architecture) -> str:
         "config": _write_blob(layout, _encode(config), CONFIG_TYPE),
     }  # fmt: skip
     descriptor = _write_blob(layout, _encode(manifest), MANIFEST_TYPE)
-    write_index(layout, [{**descriptor, "platform": {"os": "linux", "architecture": str(arch)}}])
+    write_index(layout, [{**descriptor, "platform": platform}])
     return str(descriptor["digest"])
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .. import debian, dist, process, project
-from ..arch import Architecture
 from ..console import say, size, warn
 from ..errors import MissingRequirementError, NetworkError, SourceError
 
@@ -83,10 +82,10 @@ class Archive:
     """Debian's archives as apt sees them, for one architecture.
 
     Args:
-        arch: the architecture.
+        arch: the architecture, by Debian's name for it.
     """
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: str) -> None:
         self.arch = arch
         self._apt = debian.Apt(arch)
         self._folder = self._apt.folder

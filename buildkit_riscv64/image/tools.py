@@ -15,7 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from .. import doctor, process, project
-from ..arch import Architecture
 from ..console import say
 from ..errors import Failure, NetworkError, StorageError, UsageError
 from . import layout
@@ -91,8 +90,8 @@ def _folder(key: str) -> Path:
     return project.cache() / "image-base" / key
 
 
-def _pull(arch: Architecture) -> Base:
-    platform = ["--override-os", "linux", "--override-arch", str(arch)]
+def _pull(arch: str) -> Base:
+    platform = ["--override-os", "linux", "--override-arch", arch]
     hint = "check the network, or use --base rootfs"
     # First only its digest: most of the time it is what it was.
     digest = process.read(

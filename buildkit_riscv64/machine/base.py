@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -19,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import debian, dist, doctor, host, pins, process, project
-from ..arch import Architecture
+from .. import binfmt, debian, dist, doctor, host, pins, process, project
+from ..arch import Architecture, Platform
 from ..console import say, size, step
 from ..errors import MachineError, MissingRequirementError, StorageError
 
@@ -43,7 +42,6 @@ FIRMWARE = "opensbi-riscv64-generic-fw_dynamic.bin"
 TOOLS = (
     "arch-test", "cpio", "depmod", "mke2fs", "mmdebstrap", "qemu-img", "rsync", "ssh", "xz",
 )  # fmt: skip
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
 @dataclass(frozen=True)
@@ -149,31 +147,13 @@ def ensure(pinned: pins.Pins, *, yes: bool = False) -> Base:
         return _make(pinned)
 
 
-def runs_riscv64() -> bool:
-    """True when the kernel starts riscv64 programs, itself or by an emulator that it holds open."""
-    if platform.machine() == "riscv64":
-        return True
-    registered = BINFMT / "qemu-riscv64"
-    try:
-        # F: opened when it was registered, so that it works in any root directory.
-        flags = re.search(r"^flags: (\w*)$", registered.read_text(), re.M)
-    except OSError:
-        return False
-    return bool(flags and "F" in flags[1])
-
-
-def binfmt_is_mounted() -> bool:
-    """True when the kernel's register of program formats can be seen."""
-    return (BINFMT / "status").exists()
-
-
 def _require_emulation() -> None:
     """Refuse a host that cannot execute riscv64 programs.
 
     Raises:
         MissingRequirementError: no emulator is registered.
     """
-    if not runs_riscv64():
+    if not binfmt.runs(Platform.RISCV64):
         raise MissingRequirementError(
             "this machine cannot execute riscv64 programs, which configure Debian's packages",
             "run `invoke doctor --fix --phase machine`",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from buildkit_riscv64.arch import Architecture, Target
+from buildkit_riscv64.arch import Architecture, Platform, Target
 from buildkit_riscv64.errors import UsageError
 
 
@@ -24,6 +24,30 @@ def test_spellings(machine: str, go: str, elf: str, level: tuple[str, str]) -> N
     assert (arch.level_variable, arch.default_level) == level
 
 
+@pytest.mark.parametrize(
+    ("name", "oci", "debian", "uname", "binfmt"),
+    [
+        ("linux/amd64", ("amd64", ""), "amd64", "x86_64", "qemu-x86_64"),
+        ("linux/arm64", ("arm64", ""), "arm64", "aarch64", "qemu-aarch64"),
+        ("linux/arm/v7", ("arm", "v7"), "armhf", "armv7l", "qemu-arm"),
+        ("linux/ppc64le", ("ppc64le", ""), "ppc64el", "ppc64le", "qemu-ppc64le"),
+        ("linux/riscv64", ("riscv64", ""), "riscv64", "riscv64", "qemu-riscv64"),
+        ("linux/s390x", ("s390x", ""), "s390x", "s390x", "qemu-s390x"),
+    ],
+)
+def test_platforms(name: str, oci: tuple[str, str], debian: str, uname: str, binfmt: str) -> None:
+    platform = Platform(name)
+    assert (platform.architecture, platform.variant) == oci
+    assert (platform.debian, platform.uname, platform.binfmt) == (debian, uname, binfmt)
+
+
+@pytest.mark.parametrize("arch", Architecture)
+def test_each_architecture_is_a_platform(arch: Architecture, on: Callable[[str], None]) -> None:
+    on(arch.uname)
+    platform = Platform.here()
+    assert (platform.architecture, platform.qemu) == (arch, arch.uname)
+
+
 @pytest.mark.parametrize("machine", ["i686", "armv7l", "amd64", "", "riscv32"])
 def test_other_machines_are_refused(machine: str) -> None:
     with pytest.raises(UsageError, match="is not supported"):
@@ -38,6 +62,8 @@ def test_other_machines_are_refused(machine: str) -> None:
         "linux-riscv64",
         "linux-riscv64-rva22u64",
         "linux-riscv64-rva23u64",
+        "linux-amd64-pgo",
+        "linux-riscv64-rva22u64-pgo",
     ],
 )
 def test_targets_round_trip(name: str) -> None:
@@ -48,7 +74,8 @@ def test_targets_round_trip(name: str) -> None:
     "name",
     [
         "", "linux", "linux-", "linux-mips", "darwin-arm64", "linux-amd64-v3", "linux-riscv64-",
-        "linux-riscv64-rva20u64", "linux-riscv64-rva22u64-x", "../linux-amd64", "LINUX-amd64",
+        "linux-riscv64-rva20u64", "linux-riscv64-rva22u64-x", "../linux-amd64",
+        "linux-pgo", "linux-amd64-pgo-pgo", "linux-riscv64-pgo-rva22u64", "-pgo", "LINUX-amd64",
     ],
 )  # fmt: skip
 def test_other_targets_are_refused(name: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from buildkit_riscv64 import dist
-from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.errors import CheckError
 from buildkit_riscv64.image import layout
 
@@ -20,7 +19,7 @@ def make(folder: Path, text: str = "one", arch: str = "riscv64") -> layout.Image
     root = folder.with_name(f"{folder.name}.root")
     root.mkdir()
     (root / "file").write_text(text)
-    layout.from_folder(root, folder, Architecture(arch))
+    layout.from_folder(root, folder, arch)
     return layout.load(folder)
 
 
@@ -49,7 +48,7 @@ def image(tmp_path: Path) -> layout.Image:
 def test_the_same_folder_gives_the_same_image(tmp_path: Path) -> None:
     first = make(tmp_path / "first")
     os.utime(tmp_path / "first.root/file", (1, 1))
-    layout.from_folder(tmp_path / "first.root", tmp_path / "second", Architecture.RISCV64)
+    layout.from_folder(tmp_path / "first.root", tmp_path / "second", "riscv64")
     assert tree(first.layout) == tree(tmp_path / "second")
 
 
@@ -154,10 +153,12 @@ def test_an_index_has_its_images_annotations(tmp_path: Path) -> None:
     assert index["annotations"] == {"org.opencontainers.image.version": "v0.32.2"}
 
 
-def test_a_variant_of_an_architecture_is_told(image: layout.Image) -> None:
-    assert isinstance(image.config, dict)
-    image.config.update(architecture="arm64", variant="v8")
-    assert image.platform == {"os": "linux", "architecture": "arm64", "variant": "v8"}
+def test_a_variant_of_an_architecture_is_told(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    layout.from_folder(tmp_path / "root", tmp_path / "image", "arm", "v7")
+    image = layout.load(tmp_path / "image")
+    assert image.platform == {"os": "linux", "architecture": "arm", "variant": "v7"}
+    assert image.descriptor["platform"] == image.platform
 
 
 def test_gathering(tmp_path: Path) -> None:
