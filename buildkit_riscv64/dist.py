@@ -4,6 +4,7 @@
         bin/buildkitd, bin/buildctl
         buildkit-v0.32.2.linux-riscv64.tar.gz
         buildkitd.cdx.json, buildctl.cdx.json     CycloneDX SBOMs
+        default.pgo                               the profile, for linux-riscv64-pgo and its like
         provenance.intoto.json                    in-toto statement, SLSA provenance v1
         manifest.json                             what, from what, on what, with what
         SHA256SUMS                                of all of the above
@@ -43,6 +44,8 @@ COMMANDS = ("buildctl", "buildkitd")
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 PROVENANCE = "provenance.intoto.json"
+#: The profile that a target was compiled with, under Go's own name for it.
+PROFILE = "default.pgo"
 VERDICT = "cross-check.json"
 #: Version of the manifest's format, as in `schemas/manifest.schema.json`.
 MANIFEST_VERSION = 1

@@ -25,6 +25,7 @@ from ..errors import BuildError, StorageError, UsageError
 from . import source as sources
 
 if TYPE_CHECKING:
+    from .pgo import Profile
     from .toolchain import Go
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Options:
         goriscv64: a RISC-V profile above the default; empty for the default.
         allow_dirty: build a checkout that differs from its commit.
         via: who compiles.
+        pgo: a profile for the compiler; empty for none.
         force: build even if nothing changed.
         dry: only say what would be done.
     """
@@ -63,6 +65,7 @@ class Options:
     goriscv64: str = ""
     allow_dirty: bool = False
     via: Via = Via.GO
+    pgo: str = ""
     force: bool = False
     dry: bool = False
 
@@ -93,7 +96,13 @@ class Outcome:
     seconds: float
 
 
-def inputs(source: sources.Source, target: Target, via: Via, pinned: pins.Pins) -> str:
+def inputs(
+    source: sources.Source,
+    target: Target,
+    via: Via,
+    pinned: pins.Pins,
+    profile: Profile | None = None,
+) -> str:
     """The digest of everything that decides the output."""
     from . import compile as compiler
 
@@ -104,6 +113,7 @@ def inputs(source: sources.Source, target: Target, via: Via, pinned: pins.Pins) 
         "via": str(via),
         "go": pinned.go_version,
         "flags": compiler.flags(source),
+        **({"pgo": profile.sha256} if profile else {}),
     }
     return "sha256:" + hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
@@ -220,7 +230,8 @@ def _describe(
         info = read_build_info(stage / file["name"], go)
         text = sbom.bill_of_materials(command, file["sha256"], source.version, info, source.time)
         (stage / dist.sbom(command)).write_text(text)
-    others = [tarball, *map(dist.sbom, dist.COMMANDS)]
+    profile = [dist.PROFILE] if target.pgo else []
+    others = [tarball, *map(dist.sbom, dist.COMMANDS), *profile]
     manifest: dict[str, Any] = {
         "manifest_version": dist.MANIFEST_VERSION,
         "target": target.name,
@@ -267,14 +278,15 @@ def build(options: Options) -> Outcome:
 
     started = time.time()
     refuse_cross_compilation()
-    target = Target.here(options.goriscv64)
+    profile = _profile(options)
+    target = Target.here(options.goriscv64, pgo=profile is not None)
     pinned = pins.load()
     source = sources.resolve(options.source, pinned, allow_dirty=options.allow_dirty)
     if options.via is Via.MAKE:
         from . import make
 
         make.refuse_impossible(source, target)
-    digest = inputs(source, target, options.via, pinned)
+    digest = inputs(source, target, options.via, pinned, profile)
     previous = dist.find(project.DIST / target.name)
     known = not options.force and previous is not None and previous.inputs == digest
     if previous is not None and known and previous.unchanged():
@@ -290,6 +302,8 @@ def build(options: Options) -> Outcome:
     with dist.lock(target), dist.staging(target) as stage:
         try:
             (stage / "bin").mkdir()
+            if profile:
+                (stage / dist.PROFILE).write_bytes(profile.content)
             compiled = _compile(options, source, target, pinned, stage)
             go, flags, environment = compiled
             finished = time.time()
@@ -297,6 +311,7 @@ def build(options: Options) -> Outcome:
                 "via": str(options.via),
                 "flags": flags,
                 "environment": environment,
+                **({"pgo": profile.sha256} if profile else {}),
                 "inputs": digest,
                 "started": _utc(started),
                 "finished": _utc(finished),
@@ -315,6 +330,21 @@ def build(options: Options) -> Outcome:
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
+def _profile(options: Options) -> Profile | None:
+    """The profile that was asked for.
+
+    Raises:
+        UsageError: it is none, or upstream's Makefile is to compile.
+    """
+    if not options.pgo:
+        return None
+    if options.via is Via.MAKE:
+        raise UsageError("--via make cannot compile with a profile", "leave --pgo or --via out")
+    from . import pgo
+
+    return pgo.read(Path(options.pgo).expanduser())
+
+
 def _say_what_would_run(
     options: Options, source: sources.Source, target: Target, pinned: pins.Pins
 ) -> None:
@@ -324,7 +354,13 @@ def _say_what_would_run(
     command = ["make", "binaries"]
     if options.via is Via.GO:
         variables = [f"{name}={value}" for name, value in target.go_level().items()]
-        command = [*variables, "go", "build", *compiler.flags(source), *source.packages]
+        command = [
+            *variables,
+            "go",
+            "build",
+            *compiler.flags(source, options.pgo),
+            *source.packages,
+        ]
     say(f"would run, with {pinned.go_version} in {dist.shown(source.directory)}:")
     say(f"  {process.show(command)}")
     say(f"would then check the result and publish it in {dist.shown(dist.folder(target))}/")
@@ -352,11 +388,15 @@ def _compile(
         sources.prepare(source, go)
     verification = _in_background(lambda: sources.verify_modules(source, go))
     try:
-        compiler.compile_commands(source, go, stage / "bin", scratch, target.go_level())
+        compiler.compile_commands(
+            source, go, stage / "bin", scratch, target.go_level(),
+            profile=str(stage / dist.PROFILE) if target.pgo else "",
+        )  # fmt: skip
     except BuildError:
         # Changed source is a better reason than what the compiler made of it.
         verification.result()
         raise
     verification.result()
     shutil.rmtree(scratch)
-    return go, compiler.flags(source), {"CGO_ENABLED": "0", **target.go_level()}
+    profile = dist.PROFILE if target.pgo else ""
+    return go, compiler.flags(source, profile), {"CGO_ENABLED": "0", **target.go_level()}

@@ -64,6 +64,7 @@ def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     expected = {
         *map(dist.binary, dist.COMMANDS), *map(dist.sbom, dist.COMMANDS), dist.PROVENANCE,
         dist.tarball(artifacts.manifest["version"], target),
+        *([dist.PROFILE] if target.pgo else []),
     }  # fmt: skip
     listed = artifacts.files
     yield equal(dist.MANIFEST, "files", sorted(listed), sorted(expected))
@@ -74,15 +75,18 @@ def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
             yield Finding(name, "sha256", Status.FAIL, f"cannot be read: {error.strerror}")
             continue
         yield equal(name, "sha256", seen, record["sha256"])
+    # What was compiled with a profile never passes as what was not, nor the other way round.
+    profile = listed.get(dist.PROFILE, {}).get("sha256", "")
+    yield equal(dist.MANIFEST, "profile", artifacts.manifest["build"].get("pgo", ""), profile)
     sums = folder / dist.SUMS
     wanted = dist.sums([*listed.values(), *dist.record(folder, [dist.MANIFEST])])
     same = sums.is_file() and sums.read_bytes() == wanted.encode()
     yield judged(
         dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files"
     )
-    # The image is phase 2's, and has sums of its own.
+    # The image and the evidence are of later phases, and have sums of their own.
     paths = (path.relative_to(folder) for path in folder.rglob("*"))
-    present = {str(path) for path in paths if path.parts[0] != dist.IMAGE}
+    present = {str(path) for path in paths if path.parts[0] not in dist.PARTS}
     extra = sorted(present - expected - {"bin", dist.MANIFEST, dist.SUMS, dist.VERDICT})
     yield judged(".", "nothing else", not extra, ", ".join(extra) or "nothing", "nothing")
 
@@ -107,6 +111,8 @@ def _program(folder: Path, command: str, manifest: dict[str, Any], target: Targe
         yield equal(
             name, target.arch.level_variable, settings.get(target.arch.level_variable), level
         )
+        profile = dist.PROFILE if target.pgo else ""
+        yield equal(name, "profile", settings.get("-pgo", ""), profile)
         yield equal(name, "trimpath", settings.get("-trimpath"), "true")
         yield equal(name, "tags", settings.get("-tags"), ",".join(compiler.TAGS))
         yield equal(name, "module", info.get("Main", {}).get("Sum", ""), manifest["source"]["sum"])

@@ -36,8 +36,13 @@ def ldflags(source: Source) -> str:
     return f"{named} -extldflags '-static'"
 
 
-def flags(source: Source) -> list[str]:
-    """Everything that decides the output, as arguments of go build."""
+def flags(source: Source, profile: str = "") -> list[str]:
+    """Everything that decides the output, as arguments of go build.
+
+    Args:
+        source: upstream.
+        profile: the file for `-pgo`; with `-trimpath` only its content decides.
+    """
     return [
         "-trimpath",
         # A submodule and a tarball of the same commit must give the same program.
@@ -45,6 +50,7 @@ def flags(source: Source) -> list[str]:
         source.mod_flag,
         f"-tags={','.join(TAGS)}",
         f"-ldflags={ldflags(source)}",
+        *([f"-pgo={profile}"] if profile else []),
     ]
 
 
@@ -222,6 +228,7 @@ def compile_commands(
     scratch: Path,
     extra_env: Mapping[str, str],
     *,
+    profile: str = "",
     show_progress: bool = True,
 ) -> None:
     """Compile the commands with one go invocation.
@@ -235,6 +242,7 @@ def compile_commands(
         output: the folder for the commands.
         scratch: a folder for Go's temporary files.
         extra_env: what selects the target.
+        profile: what often runs, a file.
         show_progress: tell how far it is.
 
     Raises:
@@ -257,7 +265,7 @@ def compile_commands(
         "-v",
         # Go's own default is GOMAXPROCS.
         f"-p={host.cpus()}",
-        *flags(source),
+        *flags(source, profile),
         "-o",
         f"{output}/",
         *source.packages,

@@ -15,6 +15,7 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 
+from ..dist import PROFILE
 from ..pins import MODULE
 from ..project import MAKER
 
@@ -40,6 +41,10 @@ def statement(manifest: Mapping[str, Any]) -> str:
     toolchain: dict[str, Any] = {"name": "go", "uri": f"pkg:golang/toolchain@{go['version']}"}
     if go["sum"]:
         toolchain["digest"] = {"dirHash": go["sum"]}
+    profile = build.get("pgo")
+    dependencies = [upstream, toolchain]
+    if profile:
+        dependencies.append({"name": PROFILE, "digest": {"sha256": profile}})
     predicate = ParseDict(
         {
             "buildDefinition": {
@@ -48,6 +53,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
                     "source": source["kind"],
                     "target": manifest["target"],
                     "via": build["via"],
+                    **({"pgo": f"sha256:{profile}"} if profile else {}),
                 },
                 "internalParameters": {
                     "flags": build["flags"],
@@ -55,7 +61,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
                     # As text: protobuf has only floating-point numbers here.
                     "host": {key: str(value) for key, value in manifest["host"].items()},
                 },
-                "resolvedDependencies": [upstream, toolchain],
+                "resolvedDependencies": dependencies,
             },
             "runDetails": {
                 "builder": {"id": f"tag:{MAKER},2026:execution/{manifest['host']['execution']}"},

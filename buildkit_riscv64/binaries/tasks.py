@@ -14,6 +14,8 @@ from ..cli import command
         "goriscv64": "Compile for a RISC-V profile that your board has: rva22u64 (BananaPi F3)"
         " or rva23u64. Named so in dist/. Default: rva20u64, which runs everywhere.",
         "via": "go compiles with the pinned Go; make runs upstream's `make binaries` in docker.",
+        "pgo": "A CPU profile of buildkitd (pprof) for the compiler; `invoke benchmark --profile`"
+        " records one. Named so in dist/.",
         "allow-dirty": "Build a checkout with local changes; stamped .m, and never released.",
         "force": "Build even if nothing has changed.",
         "yes": "Install missing packages without asking. Implied where CI is set.",
@@ -25,6 +27,7 @@ def build_binaries(
     source: str = "",
     goriscv64: str = "",
     via: str = "",
+    pgo: str = "",
     allow_dirty: bool = False,
     force: bool = False,
     yes: bool = False,  # read by `command`
@@ -49,6 +52,7 @@ def build_binaries(
         source=source or settings.source,
         goriscv64=goriscv64 or settings.goriscv64,
         via=via or settings.via,
+        pgo=pgo,
         allow_dirty=allow_dirty,
         force=force,
         dry=settings.dry,

@@ -21,8 +21,8 @@ from ..arch import Architecture, Target
 from ..console import say
 from ..errors import CheckError, MismatchError, SourceError, UsageError
 from . import compile as compiler
+from . import pgo, toolchain
 from . import source as sources
-from . import toolchain
 from .build import Via, inputs
 from .check import chosen, objection
 
@@ -43,7 +43,8 @@ def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -
     recorded = manifest["source"]
     where = recorded["location"] if recorded["kind"] == sources.Kind.PATH else recorded["kind"]
     source = sources.resolve(where, pinned, allow_dirty=recorded["dirty"])
-    if inputs(source, target, Via.GO, pinned) != manifest["build"]["inputs"]:
+    profile = pgo.read(artifacts.path / dist.PROFILE) if target.pgo else None
+    if inputs(source, target, Via.GO, pinned, profile) != manifest["build"]["inputs"]:
         raise SourceError(
             f"{target.name} was built from {manifest['version']} with {manifest['go']['version']},"
             " and the source or the pins are others now",
@@ -66,7 +67,10 @@ def _compile_again(
         output.mkdir()
         scratch.mkdir()
         cache = {"GOCACHE": f"{folder}/cache"} if fresh_cache else {}
-        compiler.compile_commands(source, go, output, scratch, {**extra, **cache})
+        compiler.compile_commands(
+            source, go, output, scratch, {**extra, **cache},
+            profile=str(artifacts.path / dist.PROFILE) if target.pgo else "",
+        )  # fmt: skip
         files = [
             {
                 "name": dist.binary(command),

@@ -60,11 +60,11 @@ class Options:
         """
         where = registry.Reference.parse(repository) if repository else None
         which = Target.parse(target) if target else None
-        if which and which.level:
+        if which and not which.default:
             raise UsageError(
                 f"{which.name} is the same platform as {Target(which.arch).name},"
                 " and a tag holds one image for each",
-                f"push {Target(which.arch).name}, whose image runs on both",
+                f"push {Target(which.arch).name}, whose image runs on every machine",
             )
         return cls(registry=where, target=which, **others)
 
@@ -263,9 +263,9 @@ def _chosen(target: Target | None) -> list[tuple[Target, Variant]]:
     """
     found = check.finished(target.name if target else "")
     for one, variant in found:
-        if one.level:
+        if not one.default:
             warn(f"left out: {one.name} {variant}; a tag holds one image for linux/{one.arch}")
-    chosen = [(one, variant) for one, variant in found if not one.level]
+    chosen = [(one, variant) for one, variant in found if one.default]
     if not chosen:
         raise CheckError("no image that can be published", "run `invoke build-image` first")
     return chosen

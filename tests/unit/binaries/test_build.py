@@ -124,7 +124,7 @@ def test_everything_that_decides_is_in_the_digest(monkeypatch: pytest.MonkeyPatc
         build.inputs(make_source(), TARGET, Via.MAKE, PINS),
         build.inputs(make_source(), TARGET, Via.GO, replace(PINS, go="1.26.11")),
     ]  # fmt: skip
-    monkeypatch.setattr(compiler, "flags", lambda _source: ["-race"])
+    monkeypatch.setattr(compiler, "flags", lambda *_args: ["-race"])
     seen.append(digest())
     monkeypatch.undo()
     monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
@@ -156,7 +156,8 @@ class Machine:
             (output / command).write_bytes(making.elf("riscv64") + command.encode())
             (output / command).chmod(0o755)
 
-    def compile(self, _source: object, _go: object, output: Path, scratch: Path, _extra: object) -> None:  # fmt: skip
+    def compile(self, _source: object, _go: object, output: Path, scratch: Path, _extra: object, *, profile: str) -> None:  # fmt: skip
+        assert not profile
         self.done.append("compile")
         self.compiles(output, scratch)
 

@@ -36,7 +36,8 @@ class Compiler:
         self.outputs: list[Path] = []
         self.change: Callable[[Path], object] = lambda _output: None
 
-    def __call__(self, _source: object, _go: object, output: Path, _scratch: object, extra: Mapping[str, str]) -> None:  # fmt: skip
+    def __call__(self, _source: object, _go: object, output: Path, _scratch: object, extra: Mapping[str, str], *, profile: str) -> None:  # fmt: skip
+        assert not profile
         self.asked.append(extra)
         self.outputs.append(output)
         for command in dist.COMMANDS:
