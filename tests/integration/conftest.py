@@ -149,5 +149,5 @@ def binaries(upstream_target: Path) -> Path:
 @pytest.fixture(scope="session")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What the environment needs for a real docker engine."""
-    with dockerd.engine(tmp_path_factory.mktemp("docker")) as env:
-        yield env
+    with dockerd.engine(tmp_path_factory.mktemp("docker")) as access:
+        yield access.env

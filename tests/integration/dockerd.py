@@ -3,7 +3,8 @@
 Its packages are unpacked into a root directory of their own, once, and dockerd is
 started in there with mounts, processes and a network of its own. They end with it,
 and so does whatever it has started or mounted. No registry can be reached from in
-there: tests bring their images. And `docker run --volume` sees that root's folders.
+there but one that runs in that network: tests bring their images. And
+`docker run --volume` sees that root's folders.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildkit_riscv64 import debian, process, project
@@ -29,8 +31,8 @@ from .miniature import script
 
 #: With all that they depend on; base-files brings the folders, mount is for entering.
 PACKAGES = (
-    "base-files", "docker-buildx", "docker-cli", "docker-registry", "docker.io", "mount", "procps",
-    "tini",
+    "base-files", "docker-buildx", "docker-cli", "docker-registry", "docker.io", "iproute2",
+    "mount", "procps", "tini",
 )  # fmt: skip
 #: Older ones cannot start privileged containers where root lacks a capability, as in sandboxes.
 OLDEST = 23
@@ -57,6 +59,7 @@ cd root
 pivot_root . run/outer
 cd /
 umount --lazy /run/outer
+ip link set lo up
 exec docker-init -- dockerd --host unix:///run/work/docker.sock --data-root /run/work/data \
     --exec-root /run/docker --pidfile /run/docker.pid --config-file /dev/null \
     --storage-driver overlay2 --iptables=false --ip6tables=false --cgroup-parent "/$2" \
@@ -119,6 +122,19 @@ def _wrap(root: Path, program: str, wrapper: Path) -> None:
     script(wrapper, f'exec {process.show(command(root, program))} "$@"')
 
 
+@dataclass(frozen=True)
+class Access:
+    """What it takes to use an engine.
+
+    Args:
+        env: what docker and buildx need in their environment; nothing for a machine's own.
+        inside: what is put before a command that is to have the engine's network.
+    """
+
+    env: dict[str, str] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
+
+
 class Engine:
     """An engine of our own; stopped and started again, it has the same images and containers.
 
@@ -155,6 +171,13 @@ class Engine:
         self._running = group, child
         eventually(lambda: child.poll() is not None or version(self.env), 120)
         assert version(self.env), f"dockerd does not answer: {self.log.read_text()[-3000:]}"
+
+    @property
+    def access(self) -> Access:
+        """What it takes to use it, as long as it runs."""
+        assert self._running is not None, "it does not run"
+        (init,) = process.children(self._running[1].pid)
+        return Access(self.env, ("nsenter", f"--net=/proc/{init}/ns/net"))
 
     def stop(self) -> None:
         """End it; containers get as long as process.GRACE_SECONDS."""
@@ -209,10 +232,10 @@ def own(folder: Path) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def engine(folder: Path) -> Iterator[dict[str, str]]:
-    """What the environment needs for docker and buildx: nothing, where a modern engine answers."""
+def engine(folder: Path) -> Iterator[Access]:
+    """This machine's engine, where a modern one answers, or one of our own."""
     if int(version({}).partition(".")[0] or 0) >= OLDEST:
-        yield {}
+        yield Access()
     else:
         with own(folder) as ours:
-            yield ours.env
+            yield ours.access

@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,15 +37,16 @@ class Registry:
     Args:
         folder: for all that it writes.
         auth: ask for a name and a password.
+        inside: what is put before it, for another network than ours.
     """
 
-    def __init__(self, folder: Path, *, auth: bool = False) -> None:
+    def __init__(self, folder: Path, *, auth: bool = False, inside: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.host = f"{LOOPBACK}:{self.port}"
         #: All that it has.
         self.storage = folder / "storage"
         self._log = folder / "log"
-        self._command = [*dockerd.registry(), "serve", str(folder / "config.yml")]
+        self._command = [*inside, *dockerd.registry(), "serve", str(folder / "config.yml")]
         self._process: subprocess.Popen[bytes] | None = None
         (folder / "htpasswd").write_text(_HTPASSWD)
         config = {
@@ -70,8 +71,11 @@ class Registry:
         assert eventually(self._listens), self._log.read_text()
 
     def _listens(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, self.port)):
-            return True
+        """As its own network says, which need not be ours."""
+        assert self._process is not None
+        with contextlib.suppress(OSError):
+            sockets = Path(f"/proc/{self._process.pid}/net/tcp").read_text()
+            return f":{self.port:04X} 00000000:0000 0A" in sockets
         return False
 
     def kill(self) -> None:
@@ -83,10 +87,10 @@ class Registry:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, auth: bool = False) -> Iterator[Registry]:
+def running(folder: Path, *, auth: bool = False, inside: Sequence[str] = ()) -> Iterator[Registry]:
     """A registry that listens, and is gone afterwards."""
     folder.mkdir()
-    registry = Registry(folder, auth=auth)
+    registry = Registry(folder, auth=auth, inside=inside)
     try:
         registry.start()
         yield registry
@@ -104,6 +108,7 @@ class Accident:
         status: what they are answered; 0 to cut the connection.
         headers: of the answer.
         after: bytes of a request that do reach the registry before the cut.
+        answered: bytes of the answer, instead, that come back before it; about so many.
         then: what happens at that moment.
     """
 
@@ -112,6 +117,7 @@ class Accident:
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     after: int = 0
+    answered: int | None = None
     then: Callable[[], None] = lambda: None
 
 
@@ -158,7 +164,8 @@ class Road:
                 return
             with socket.create_connection((LOOPBACK, self._port)) as server:
                 server.sendall(line + b"\r\nConnection: close\r\n" + rest)
-                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                enough = accident.answered if accident else None
+                back = threading.Thread(target=_pump, args=(server, client, enough), daemon=True)
                 back.start()
                 left = accident.after if accident else None
                 while chunk := client.recv(_CHUNK):
@@ -178,11 +185,12 @@ class Road:
         return None
 
 
-def _pump(server: socket.socket, client: socket.socket) -> None:
-    """Bring the answer; whatever ends it ends both."""
+def _pump(server: socket.socket, client: socket.socket, enough: int | None) -> None:
+    """Bring the answer, or about as many bytes of it; whatever ends it ends both."""
     with contextlib.suppress(OSError):
-        while chunk := server.recv(_CHUNK):
+        while (enough is None or enough > 0) and (chunk := server.recv(_CHUNK)):
             client.sendall(chunk)
+            enough = None if enough is None else enough - len(chunk)
     with contextlib.suppress(OSError):
         client.shutdown(socket.SHUT_RDWR)
 

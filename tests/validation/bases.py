@@ -6,11 +6,12 @@ import fcntl
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildkit_riscv64 import project
-from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.image import layout, packages
 
 #: Debian's statically linked one.
@@ -32,13 +33,11 @@ class BaseImage:
 
     Args:
         layout: the folder.
-        digest: of its manifest.
-        arch: what it is for.
+        digest: of its manifest, or of the index of several.
     """
 
     layout: Path
     digest: str
-    arch: Architecture
 
     def flags(self, name: str = "base") -> list[str]:
         """What buildctl must be told so that a Dockerfile can say `FROM base`."""
@@ -47,15 +46,19 @@ class BaseImage:
             f"--opt=context:{name}=oci-layout://{name}@{self.digest}",
         ]
 
+    def context(self, name: str = "base") -> str:
+        """The same for buildx and bake: a named context's name and value."""
+        return f"{name}=oci-layout://{self.layout}@{self.digest}"
 
-def busybox(arch: Architecture) -> BaseImage:
-    """The base image for an architecture: from the cache, or made now of Debian's package."""
-    archive = packages.Archive(arch)
+
+def busybox(platform: Platform) -> BaseImage:
+    """The base image for a platform: from the cache, or made now of Debian's package."""
+    archive = packages.Archive(platform.debian)
     place = project.cache() / "validation-base"
     place.mkdir(parents=True, exist_ok=True)
-    with (place / f".{arch}.lock").open("w") as lock:
+    with (place / f".{archive.arch}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        final = place / str(arch)
+        final = place / archive.arch
         if not final.is_dir():
             with (
                 archive.locked(),
@@ -67,9 +70,23 @@ def busybox(arch: Architecture) -> BaseImage:
                 root = Path(aside) / "root"
                 subprocess.run(["dpkg-deb", "--extract", archive.path(package), root], check=True)
                 _complete(root)
-                layout.from_folder(root, Path(aside) / "layout", arch)
+                layout.from_folder(
+                    root, Path(aside) / "layout", platform.architecture, platform.variant
+                )
                 (Path(aside) / "layout").rename(final)
-        return BaseImage(final, layout.load(final).digest, arch)
+        return BaseImage(final, layout.load(final).digest)
+
+
+def index(platforms: Iterable[Platform], folder: Path) -> BaseImage:
+    """The base images for platforms as one, of which each build takes its own platform's.
+
+    Args:
+        platforms: what for.
+        folder: where its layout is to be made.
+    """
+    images = [layout.load(busybox(platform).layout) for platform in platforms]
+    layout.gather({"base": images}, folder)
+    return BaseImage(folder, layout.combined(images)[0]["digest"])
 
 
 def _complete(root: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildkit_riscv64 import dist, project
-from buildkit_riscv64.arch import Architecture, Target
+from buildkit_riscv64.arch import Platform, Target
 
 from ..integration import dockerd, registry
 from ..integration.registry import Registry
@@ -93,7 +93,7 @@ def daemon(binaries: Path, workshop: Path) -> Iterator[Daemon]:
 @pytest.fixture(scope="session")
 def base() -> BaseImage:
     """The base image for this machine."""
-    return bases.busybox(Architecture.here())
+    return bases.busybox(Platform.here())
 
 
 #: Writes a build context: names and contents, the Dockerfile's among them.
@@ -126,7 +126,13 @@ def local_registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="session")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What the environment needs for a real docker engine with buildx."""
-    with dockerd.engine(tmp_path_factory.mktemp("docker")) as env:
-        yield env
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd.Access]:
+    """A real docker engine with buildx: this machine's own, or ours."""
+    with dockerd.engine(tmp_path_factory.mktemp("docker")) as access:
+        yield access
+
+
+@pytest.fixture(scope="session")
+def docker(engine: dockerd.Access) -> dict[str, str]:
+    """What the environment needs for docker to reach it."""
+    return engine.env
