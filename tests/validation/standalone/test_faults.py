@@ -255,6 +255,8 @@ def fill(file: Path, leave: int) -> None:
     """Take all space that there is, but so much."""
     import shutil
 
+    # Never this machine's own disk, whatever went wrong before.
+    assert shutil.disk_usage(file.parent).total < 1 << 30, f"{file.parent} is no small disk"
     chunk = bytes(64 << 10)
     with file.open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while shutil.disk_usage(file.parent).free > leave:
