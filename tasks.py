@@ -6,6 +6,7 @@ from buildkit_riscv64 import config, house
 from buildkit_riscv64.binaries import tasks as binaries
 from buildkit_riscv64.image import tasks as image
 from buildkit_riscv64.machine import tasks as machine
+from buildkit_riscv64.validation import tasks as validation
 
 ns = Collection(
     house.doctor,
@@ -17,6 +18,7 @@ ns = Collection(
     image.check_image,
     image.push_image,
     image.certs,
+    validation.validate,
     machine.on,
     machine=Collection(
         machine.create,
@@ -29,6 +31,7 @@ ns = Collection(
         machine.reset,
         machine.destroy,
     ),
+    evidence=Collection(show=validation.evidence_show),
     source=Collection(show=binaries.source_show, update=binaries.source_update),
 )
 ns.configure(config.DEFAULTS)

@@ -14,6 +14,10 @@
             buildkit-v0.32.2.linux-riscv64.image.tar    the same in one file; docker loads it
             sbom.cdx.json                         CycloneDX SBOM of Debian's packages in it
             manifest.json, SHA256SUMS
+        evidence/                                 what phase 3 proves of both:
+            evidence.json, index.html             each scenario; the same for people
+            junit-SUITE.xml, pytest-SUITE.log     what pytest has to say of a suite
+            SHA256SUMS
     dist/oci/                                     OCI layout of what push-image would push
 
 A folder is made whole beside its place and then exchanged with what was there,
@@ -42,6 +46,8 @@ from .errors import BusyError, CheckError, NotNativeError, StorageError
 #: The commands, in the order in which upstream lists them.
 COMMANDS = ("buildctl", "buildkitd")
 MANIFEST = "manifest.json"
+#: The manifest of evidence.
+RESULTS = "evidence.json"
 SUMS = "SHA256SUMS"
 PROVENANCE = "provenance.intoto.json"
 #: The profile that a target was compiled with, under Go's own name for it.
@@ -53,6 +59,10 @@ MANIFEST_VERSION = 1
 
 #: Below a target's folder: one folder for each variant of the image.
 IMAGE = "image"
+#: Below a target's folder: what was proved of it.
+EVIDENCE = "evidence"
+#: What has sums of its own, in a target's folder.
+PARTS = (IMAGE, EVIDENCE)
 #: In an image's folder: its OCI layout.
 LAYOUT = "layout"
 #: In an image's folder: the SBOM of its packages.
@@ -140,26 +150,37 @@ class Artifacts:
         return True
 
 
-def load(path: Path) -> Artifacts:
+def _maker(path: Path, name: str) -> str:
+    """The task that makes a folder, and makes it anew."""
+    if name == RESULTS:
+        return "validate"
+    return "build-image" if path.parent.name == IMAGE else "build-binaries"
+
+
+def load(path: Path, name: str = "") -> Artifacts:
     """A finished folder.
 
+    Args:
+        path: the folder.
+        name: the file that describes it; by default what it is called in such a folder.
+
     Raises:
-        CheckError: there is none, or its manifest cannot be read.
+        CheckError: there is none, or it cannot be read.
     """
+    name = name or (RESULTS if path.name == EVIDENCE else MANIFEST)
+    maker = _maker(path, name)
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / name).read_text())
         if not isinstance(manifest, dict):
             raise TypeError("not an object")
     except FileNotFoundError as error:
-        raise CheckError(
-            f"no artifacts in {shown(path)}",
-            f"run `invoke build-{'image' if path.parent.name == IMAGE else 'binaries'}` first",
-        ) from error
+        what = "evidence" if name == RESULTS else "artifacts"
+        raise CheckError(f"no {what} in {shown(path)}", f"run `invoke {maker}` first") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        force = "" if name == RESULTS else " --force"
         raise CheckError(
-            f"cannot read {shown(path / MANIFEST)}: {error}",
-            f"run `invoke build-{'image' if path.parent.name == IMAGE else 'binaries'} --force`"
-            " to make it anew",
+            f"cannot read {shown(path / name)}: {error}",
+            f"run `invoke {maker}{force}` to make it anew",
         ) from error
     return Artifacts(path, manifest)
 
@@ -180,6 +201,11 @@ def folder(target: Target) -> Path:
 def image_folder(target: Target, variant: str) -> Path:
     """Where a target's finished image of a variant is."""
     return folder(target) / IMAGE / variant
+
+
+def evidence_folder(target: Target) -> Path:
+    """Where the evidence for a target is."""
+    return folder(target) / EVIDENCE
 
 
 def targets(dist: Path | None = None) -> list[Path]:
@@ -283,7 +309,8 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
 
 def _staged(target: Target, dist: Path, part: str = "") -> tuple[Path, Path]:
     """The folder of a run at work, and the one that :func:`_exchange` may need."""
-    stage = dist / f".{target.name}.{f'{part}.' if part else ''}staging"
+    name = f"{part.replace('/', '-')}." if part else ""
+    stage = dist / f".{target.name}.{name}staging"
     return stage, stage.with_name(f"{stage.name}.old")
 
 
@@ -305,7 +332,7 @@ def staging(target: Target, dist: Path | None = None, *, part: str = "") -> Iter
     Args:
         target: what it will be for.
         dist: where it will be published.
-        part: for what is only a part of the target's folder: that part's name.
+        part: for what is only a part of the target's folder: where it is in there.
     """
     dist = dist or project.DIST
     stage, *_ = leftovers = _staged(target, dist, part)
@@ -348,13 +375,18 @@ def publish(
     return _put(stage, final)
 
 
-def publish_image(stage: Path, target: Target, variant: str) -> Artifacts:
-    """Make a staged folder the target's image of a variant, replacing what was there.
+def publish_part(stage: Path, target: Target, part: str) -> Artifacts:
+    """Make a staged folder a part of the target's, replacing what was there.
+
+    Args:
+        stage: the folder.
+        target: what it is for.
+        part: where it is in the target's folder, as in `image/root`.
 
     Raises:
         StorageError: it could not be put in place.
     """
-    final = image_folder(target, variant)
+    final = folder(target) / part
     final.parent.mkdir(parents=True, exist_ok=True)
     return _put(stage, final)
 

@@ -276,13 +276,15 @@ class Group:
                 raise _not_found(args) from error
             raise
 
-    def close(self, child: subprocess.Popen[bytes] | None = None) -> None:
+    def close(
+        self, child: subprocess.Popen[bytes] | None = None, *, grace: float = GRACE_SECONDS
+    ) -> None:
         """End whatever is left of the group: politely while `child` runs, then not."""
         if child is not None and child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._watch.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(GRACE_SECONDS)
+                child.wait(grace)
         os.close(self._open_while_alive)
         # The watch does the same, unless it was stopped, or ended before its trap was set.
         with contextlib.suppress(ProcessLookupError):
@@ -301,8 +303,9 @@ def guarded(
     stdout: int | None = None,
     stderr: int | None = None,
     stdin: int = subprocess.DEVNULL,
+    grace: float = GRACE_SECONDS,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running command whose whole group is gone when the block ends.
+    """A running command whose whole group is gone when the block ends, `grace` seconds later.
 
     Raises:
         MissingRequirementError: there is no such command.
@@ -313,7 +316,7 @@ def guarded(
         child = group.start(args, cwd=cwd, env=env, stdout=stdout, stderr=stderr, stdin=stdin)
         yield child
     finally:
-        group.close(child)
+        group.close(child, grace=grace)
 
 
 @contextlib.contextmanager
@@ -410,6 +413,7 @@ def stream(
     env: Mapping[str, str] | None = None,
     on_tick: Callable[[], None] = lambda: None,
     tick: float = 0.25,
+    grace: float = GRACE_SECONDS,
 ) -> int:
     """Run a command and hand over its output, stdout and stderr together, line by line.
 
@@ -420,6 +424,7 @@ def stream(
         env: the whole environment; by default :func:`environment`.
         on_tick: called about every `tick` seconds while the command runs.
         tick: seconds.
+        grace: seconds that the command gets to end by itself when we are interrupted.
 
     Returns:
         The exit code; negative for a signal.
@@ -429,7 +434,9 @@ def stream(
     """
     import selectors
 
-    with guarded(args, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+    with guarded(
+        args, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, grace=grace
+    ) as child:
         assert child.stdout is not None
         rest = b""
         next_tick = time.monotonic()

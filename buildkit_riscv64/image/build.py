@@ -224,7 +224,7 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
     previous = dist.find(dist.image_folder(options.target, options.variant))
     with (
         archive.locked(),
-        dist.staging(options.target, part=f"image-{options.variant}") as stage,
+        dist.staging(options.target, part=f"{dist.IMAGE}/{options.variant}") as stage,
     ):
         with step("asking Debian for its packages"):
             updates = archive.update()
@@ -268,7 +268,7 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
         _describe(options, stage, binaries, packages, record, epoch, updates=updates)
         with step("checking the image, and running it"), _told_when_full(stage):
             check.require_good(stage, options.variant, options.target)
-        artifacts = dist.publish_image(stage, options.target, options.variant)
+        artifacts = dist.publish_part(stage, options.target, f"{dist.IMAGE}/{options.variant}")
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 

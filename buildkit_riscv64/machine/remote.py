@@ -47,7 +47,7 @@ uname -m; printf "%s\\n" "$HOME"
 cd "$HOME/$1" 2>/dev/null; here=$?; shift
 for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
 [ $here = 0 ] || exit 0
-sha256sum -- dist/linux-*/{dist.SUMS} dist/linux-*/{dist.IMAGE}/*/{dist.SUMS} {RESULTS}/* 2>/dev/null
+sha256sum -- dist/linux-*/{dist.SUMS} dist/linux-*/{dist.IMAGE}/*/{dist.SUMS} dist/linux-*/{dist.EVIDENCE}/{dist.SUMS} {RESULTS}/* 2>/dev/null
 cd .git 2>/dev/null && [ -f sent ] || exit 0
 # Where somebody has worked with git there since, what was sent says nothing.
 for file in HEAD index refs/heads packed-refs; do [ ! "$file" -nt sent ] || exit 0; done
@@ -79,7 +79,7 @@ exit $code
 
 # What may come back of dist/.
 _MADE = re.compile(
-    rf"dist/(?P<target>[^/]+)/({dist.IMAGE}/(?P<variant>root|rootless)/)?{dist.SUMS}"
+    rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/(root|rootless)|{dist.EVIDENCE})/)?{dist.SUMS}"
 )
 
 # Runs there; its arguments are packages.
@@ -100,8 +100,8 @@ class There:
         home: its user's home.
         missing: commands of :data:`ESSENTIAL` that it lacks.
         made: what our checkout there holds that may come back, as digests by path:
-            the SHA256SUMS of each target and each image in `dist/`, and each file in
-            :data:`RESULTS`.
+            the SHA256SUMS of each target, image and evidence in `dist/`, and each file
+            in :data:`RESULTS`.
         git: what :func:`_git_state` was for git's files there; empty when it is not known.
     """
 
@@ -324,23 +324,22 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
                 f"{there.destination.name} tells of {path!r}, which is nothing of ours",
                 "check what its login shell prints: `ssh HOST true` must print nothing",
             )
-        target, variant = Target.parse(match["target"]), match["variant"] or ""
-        image = [dist.IMAGE, variant] if variant else []
-        with dist.lock(target), dist.staging(target, part="-".join(image)) as stage:
+        target, part = Target.parse(match["target"]), match["part"] or ""
+        with dist.lock(target), dist.staging(target, part=part) as stage:
             there.destination.rsync(
                 "--archive", "--no-owner", "--no-group",
-                # Each image has sums of its own, and comes after its binaries.
-                *([] if image else [f"--exclude=/{dist.IMAGE}"]),
+                # Each part has sums of its own, and comes after its binaries.
+                *([] if part else [f"--exclude=/{name}" for name in dist.PARTS]),
                 f":{there.folder}/{Path(path).parent}/", f"{stage}/",
             )  # fmt: skip
             if damaged := _damaged(stage, digest):
                 raise CheckError(
-                    f"{'/'.join([target.name, *image, damaged])} is not what {there.destination.name} made",
+                    f"{target.name}/{f'{part}/' if part else ''}{damaged} is not what {there.destination.name} made",
                     "run it again: the transfer was damaged, or the files there are",
                 )
             artifacts = (
-                dist.publish_image(stage, target, variant)
-                if image
+                dist.publish_part(stage, target, part)
+                if part
                 else dist.publish(stage, target, machine=there.arch)
             )
             brought.append(artifacts.path)
@@ -419,7 +418,7 @@ def _run_on(
         _install_essential(there, yes=yes)
     state = push(there)
     # What a build finds up to date there is what was asked for here.
-    before = {} if {"build-binaries", "build-image"} & set(command) else there.made
+    before = {} if {"build-binaries", "build-image", "validate"} & set(command) else there.made
     say(f"on {name} ({there.arch}): {process.show(command)}")
     code = execute(there, command, state, yes=yes)
     for path in pull(before, look()):

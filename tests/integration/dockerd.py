@@ -212,6 +212,12 @@ def version(env: dict[str, str]) -> str:
     return answer.stdout.strip() if answer.ok else ""
 
 
+def buildx_version(env: dict[str, str]) -> str:
+    """The version of buildx that docker would run, if there is one."""
+    answer = process.probe(["docker", "buildx", "version"], env={**process.environment(), **env})
+    return answer.stdout.split()[1] if answer.ok else ""
+
+
 @contextlib.contextmanager
 def own(folder: Path) -> Iterator[Engine]:
     """A running engine of our own, for tests that stop it."""

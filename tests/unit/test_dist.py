@@ -195,8 +195,8 @@ def test_staging_is_on_the_file_system_of_dist(place: Path) -> None:
 def test_a_part_is_staged_beside_the_whole(place: Path) -> None:
     with (
         dist.staging(TARGET) as whole,
-        dist.staging(TARGET, part="image-root") as part,
-        dist.staging(TARGET, part="image-rootless") as another,
+        dist.staging(TARGET, part="image/root") as part,
+        dist.staging(TARGET, part="image/rootless") as another,
     ):
         assert {path.name for path in (whole, part, another)} == {
             ".linux-riscv64.staging", ".linux-riscv64.image-root.staging",
@@ -210,10 +210,10 @@ def test_a_part_is_staged_beside_the_whole(place: Path) -> None:
 
 
 def publish_image(text: str, variant: str = "root") -> dist.Artifacts:
-    part = f"image-{variant}"
+    part = f"image/{variant}"
     with dist.lock(TARGET), dist.staging(TARGET, part=part) as stage:
         write(stage, {dist.MANIFEST: json.dumps({"text": text})})
-        return dist.publish_image(stage, TARGET, variant)
+        return dist.publish_part(stage, TARGET, part)
 
 
 def test_an_image_is_published_below_its_binaries(place: Path) -> None:
@@ -260,6 +260,33 @@ def test_no_image_and_a_garbage_one_name_the_command_that_makes_it(place: Path) 
     with pytest.raises(CheckError, match="cannot read") as garbage:
         dist.load(folder)
     assert garbage.value.hint == "run `invoke build-image --force` to make it anew"
+
+
+def test_evidence_is_published_like_an_image(place: Path) -> None:
+    publish_image("image")
+    for text in ("one", "two"):
+        with dist.lock(TARGET), dist.staging(TARGET, part=dist.EVIDENCE) as stage:
+            write(stage, {dist.RESULTS: json.dumps({"text": text})})
+            published = dist.publish_part(stage, TARGET, dist.EVIDENCE)
+        assert published.path == dist.evidence_folder(TARGET)
+        assert published.manifest == {"text": text}
+    assert tree(place / "linux-riscv64") == {
+        "image/root/manifest.json": '{"text": "image"}', "evidence/evidence.json": '{"text": "two"}'
+    }  # fmt: skip
+    publish("other binaries")
+    assert not dist.evidence_folder(TARGET).exists()
+
+
+def test_no_evidence_and_garbage_name_the_command_that_makes_it(place: Path) -> None:
+    folder = dist.evidence_folder(TARGET)
+    with pytest.raises(CheckError, match="no evidence in") as none:
+        dist.load(folder)
+    assert none.value.hint == "run `invoke validate` first"
+    folder.mkdir(parents=True)
+    (folder / dist.RESULTS).write_text("[]")
+    with pytest.raises(CheckError, match="cannot read") as garbage:
+        dist.load(folder)
+    assert garbage.value.hint == "run `invoke validate` to make it anew"
 
 
 # Locks.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +23,14 @@ from .daemon import Daemon, NewDaemon
 
 #: Where what is validated is; a dist/.
 PLACE = Path(os.environ.get("BUILDKIT_VALIDATION_DIST", project.DIST))
+#: And which folder in it.
+TARGET = os.environ.get("BUILDKIT_VALIDATION_TARGET") or Target.here().name
 
 
 @pytest.fixture(scope="session")
 def artifacts() -> dist.Artifacts:
     """The binaries' folder for this machine, with its manifest."""
-    return dist.load(PLACE / Target.here().name)
+    return dist.load(PLACE / TARGET)
 
 
 @pytest.fixture(scope="session")
@@ -50,43 +55,57 @@ def version(artifacts: dist.Artifacts) -> str:
 
 
 @pytest.fixture(scope="session")
+def online() -> bool:
+    """True when official images of a registry on the internet are to be used too."""
+    return bool(os.environ.get("BUILDKIT_VALIDATION_ONLINE"))
+
+
+@pytest.fixture(scope="session")
 def workshop() -> Iterator[Path]:
     """A folder for what daemons keep: not on an overlay, over which there is none, and not in memory."""
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="validation-", dir="/var/tmp"))
+    # `invoke validate` has such a folder for everything, and removes it whatever happens.
+    place = os.environ.get("BUILDKIT_VALIDATION_FOLDER", "/var/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="validation-", dir=place))
     yield folder
     shutil.rmtree(folder)
 
 
-def _maker(binaries: Path, workshop: Path) -> Iterator[NewDaemon]:
-    made: list[Daemon] = []
+class _Maker:
+    """Makes daemons, and ends them."""
 
-    def new(**options: object) -> Daemon:
-        import tempfile
+    def __init__(self, binaries: Path, workshop: Path) -> None:
+        self._binaries = binaries
+        self._workshop = workshop
+        self._made: list[Daemon] = []
 
-        folder = Path(tempfile.mkdtemp(dir=workshop))
+    def __call__(self, **options: Any) -> Daemon:
+        folder = Path(tempfile.mkdtemp(dir=self._workshop))
         folder.chmod(0o755)
-        daemon = Daemon(binaries, folder, **options)  # type: ignore[arg-type]
-        made.append(daemon)
-        return daemon
+        self._made.append(Daemon(self._binaries, folder, **options))
+        return self._made[-1]
 
-    yield new
-    for daemon in made:
-        daemon.close()
-        shutil.rmtree(daemon.folder)
+    @property
+    def log(self) -> str:
+        """What all of them have said, for the evidence of a failure."""
+        return "\n".join(daemon.log for daemon in self._made)
+
+    def close(self) -> None:
+        for daemon in self._made:
+            daemon.close()
+            shutil.rmtree(daemon.folder)
 
 
 @pytest.fixture
 def new_daemon(binaries: Path, workshop: Path) -> Iterator[NewDaemon]:
     """Makes daemons of a test's own, which end with it."""
-    yield from _maker(binaries, workshop)
+    with contextlib.closing(_Maker(binaries, workshop)) as new:
+        yield new
 
 
 @pytest.fixture(scope="session")
 def daemon(binaries: Path, workshop: Path) -> Iterator[Daemon]:
     """A daemon that runs, for all that only build: never stopped, pruned or broken."""
-    for new in _maker(binaries, workshop):
+    with contextlib.closing(_Maker(binaries, workshop)) as new:
         yield new().start()
 
 

@@ -30,7 +30,7 @@ from ...processes import BOUND, alive, eventually
 from ..making_images import make_image
 from .conftest import MachineCommands
 
-TASKS = ["build-binaries", "doctor", "machine.list", "source.show"]
+TASKS = ["build-binaries", "build-image", "validate", "doctor", "machine.list", "source.show"]
 BOARD = Destination("me@board")
 
 
@@ -311,6 +311,7 @@ MADE = {
     "dist/linux-riscv64/SHA256SUMS": "ab12",
     "dist/linux-riscv64-rva22u64/SHA256SUMS": "cd34",
     "dist/linux-riscv64/image/root/SHA256SUMS": "0a1b",
+    "dist/linux-riscv64/evidence/SHA256SUMS": "2c3d",
     "benchmarks/results/a b.json": "ef56",
 }
 TOLD = "".join(f"{digest}  {path}\n" for path, digest in MADE.items())
@@ -336,6 +337,9 @@ def test_what_was_made_really(tmp_path: Path) -> None:
     image.parent.mkdir(parents=True)
     image.write_text("y\n")
     (folder / "linux-riscv64" / dist.IMAGE / "rootless").mkdir()
+    proof = folder / "linux-riscv64" / dist.EVIDENCE / dist.SUMS
+    proof.parent.mkdir()
+    proof.write_text("z\n")
     result = Path(far.folder) / remote.RESULTS / "one.json"
     result.parent.mkdir(parents=True)
     result.write_text("{}")
@@ -343,10 +347,13 @@ def test_what_was_made_really(tmp_path: Path) -> None:
     expected = {
         "dist/linux-riscv64/SHA256SUMS": dist.sha256(listed),
         "dist/linux-riscv64/image/root/SHA256SUMS": dist.sha256(image),
+        "dist/linux-riscv64/evidence/SHA256SUMS": dist.sha256(proof),
         "benchmarks/results/one.json": dist.sha256(result),
     }
     assert asked(tmp_path / "a b").made == expected
-    assert list(asked(tmp_path / "a b").made) == list(expected)  # binaries come before images
+    assert list(asked(tmp_path / "a b").made) == list(
+        expected
+    )  # binaries, their images, evidence of both
 
 
 @pytest.fixture
@@ -370,7 +377,10 @@ def far(pristine: Path, tmp_path: Path, checkout: Path, monkeypatch: pytest.Monk
 
 def after(far: Path, arch: Architecture = Architecture.RISCV64) -> There:
     """The far side when it has made this."""
-    sums = [*far.glob(dist.SUMS), *sorted(far.glob(f"{dist.IMAGE}/*/{dist.SUMS}"))]
+    sums = [
+        *far.glob(dist.SUMS), *sorted(far.glob(f"{dist.IMAGE}/*/{dist.SUMS}")),
+        *far.glob(f"{dist.EVIDENCE}/{dist.SUMS}"),
+    ]  # fmt: skip
     made = {f"dist/{path.relative_to(far.parent)}": dist.sha256(path) for path in sums}
     return replace(THERE, arch=arch, made=made)
 
@@ -503,7 +513,7 @@ def test_images_come_back_after_their_binaries(with_images: Path, monkeypatch: p
     assert files(project.DIST / "linux-riscv64") == files(with_images)
     own = ["--archive", "--no-owner", "--no-group"]
     assert [(list(options), source) for *options, source, _ in asked] == [
-        ([*own, *(["--exclude=/image"] if name == "linux-riscv64" else [])], f":{THERE.folder}/dist/{name}/")
+        ([*own, *(["--exclude=/image", "--exclude=/evidence"] if name == "linux-riscv64" else [])], f":{THERE.folder}/dist/{name}/")
         for name in names
     ]  # fmt: skip
     assert remote.pull({}, after(with_images)) == []
@@ -564,6 +574,59 @@ def test_a_damaged_image_leaves_what_was_there(with_images: Path, tmp_path: Path
     assert not list(project.DIST.glob(".*staging*"))
 
 
+EVIDENCE = "linux-riscv64/evidence"
+
+
+@pytest.fixture
+def with_evidence(with_images: Path) -> Path:
+    """The far side has validated all of it, too."""
+    folder = with_images / dist.EVIDENCE
+    folder.mkdir()
+    (folder / dist.RESULTS).write_text('{"host": {"execution": "qemu-system"}}')
+    (folder / "index.html").write_text("<!doctype html>")
+    names = [dist.RESULTS, "index.html"]
+    (folder / dist.SUMS).write_text(dist.sums(dist.record(folder, names)))
+    return with_images
+
+
+def test_evidence_comes_back_last(with_evidence: Path) -> None:
+    names = ["linux-riscv64", *IMAGES, EVIDENCE]
+    assert remote.pull({}, after(with_evidence)) == [project.DIST / name for name in names]
+    assert files(project.DIST / "linux-riscv64") == files(with_evidence)
+    assert remote.pull({}, after(with_evidence)) == []
+
+
+def test_new_evidence_comes_alone(with_evidence: Path) -> None:
+    remote.pull({}, after(with_evidence))
+    folder = with_evidence / dist.EVIDENCE
+    (folder / dist.RESULTS).write_text('{"host": {"execution": "native"}}')
+    (folder / dist.SUMS).write_text(dist.sums(dist.record(folder, [dist.RESULTS, "index.html"])))
+    assert remote.pull({}, after(with_evidence)) == [project.DIST / EVIDENCE]
+    assert dist.load(project.DIST / EVIDENCE).manifest["host"]["execution"] == "native"
+    assert files(project.DIST / "linux-riscv64") == files(with_evidence)
+
+
+@pytest.mark.parametrize("name", [dist.RESULTS, "index.html", dist.SUMS])
+def test_damaged_evidence_leaves_what_was_there(with_evidence: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:  # fmt: skip
+    remote.pull({}, after(with_evidence))
+    before = files(project.DIST / "linux-riscv64")
+    (with_evidence / dist.EVIDENCE / dist.SUMS).write_text(
+        dist.sums(dist.record(with_evidence / dist.EVIDENCE, ["index.html", dist.RESULTS]))
+    )
+    rsync = Destination.rsync
+
+    def damage(self: Destination, *args: str) -> None:
+        rsync(self, *args)
+        corrupt(name)(Path(args[-1]))
+
+    monkeypatch.setattr(Destination, "rsync", damage)
+    with pytest.raises(CheckError) as caught:
+        remote.pull({}, after(with_evidence))
+    assert caught.value.brief == f"{EVIDENCE}/{name} is not what me@board made"
+    assert files(project.DIST / "linux-riscv64") == before
+    assert not list(project.DIST.glob(".*staging*"))
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -571,6 +634,7 @@ def test_a_damaged_image_leaves_what_was_there(with_images: Path, tmp_path: Path
         "dist/linux-riscv64/image/../SHA256SUMS", "dist/linux-riscv64/image/other/SHA256SUMS",
         "dist/linux-riscv64/image/SHA256SUMS", "dist/linux-riscv64/other/root/SHA256SUMS",
         "dist/linux-riscv64/image/root/deeper/SHA256SUMS",
+        "dist/linux-riscv64/evidence/deeper/SHA256SUMS", "dist/linux-riscv64/image/evidence/SHA256SUMS",
     ],
 )  # fmt: skip
 def test_a_far_side_that_tells_of_other_folders(transfers: list[tuple[str, ...]], path: str) -> None:  # fmt: skip
@@ -631,7 +695,8 @@ def test_on(whole: Callable[..., None], commands: MachineCommands, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("task", "known"), [("build-image", False), ("build-binaries", False), ("doctor", True)]
+    ("task", "known"),
+    [("build-image", False), ("build-binaries", False), ("validate", False), ("doctor", True)],
 )
 def test_what_a_build_finds_up_to_date_comes_too(whole: Callable[..., None], monkeypatch: pytest.MonkeyPatch, task: str, known: bool) -> None:  # fmt: skip
     """Somebody has asked for it here."""

@@ -1,0 +1,83 @@
+"""The page that people read: one file, without scripts, that shows all of the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..console import duration, size
+from .suites import SCENARIOS, SUITES, Outcome
+
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+#: How machines execute, for people.
+EXECUTION = {
+    "native": "natively on {arch}",
+    "qemu-system": "on an emulated {arch} machine (qemu-system)",
+    "qemu-user": "on another machine, each program emulated for {arch} (qemu-user)",
+}
+
+
+def executed(host: Mapping[str, Any]) -> str:
+    """On what something ran, as in 'natively on riscv64'."""
+    return EXECUTION[str(host["execution"])].format(arch=str(host["arch"]))
+
+
+def why(scenario: Mapping[str, Any]) -> str:
+    """The line that says best why a scenario failed: pytest marks it with an E."""
+    lines = [line.strip() for line in str(scenario["failure"]).splitlines() if line.strip()]
+    marked = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
+    return str((marked or lines or ["no reason was given"])[0])
+
+
+def _groups(name: str, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A suite's scenarios by group, each with where it is on the page."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for number, one in enumerate(suite["scenarios"]):
+        css = one["outcome"].replace(" ", "-")
+        path = f"{SCENARIOS / name}/test_{one['group']}.py::{one['name']}"
+        groups.setdefault(one["group"], []).append(
+            {**one, "id": f"{name}-{number}", "class": css, "path": path}
+        )
+    return [
+        {
+            "name": group, "scenarios": scenarios, "counts": _counts(scenarios),
+            "seconds": sum(one["seconds"] for one in scenarios),
+        }
+        for group, scenarios in groups.items()
+    ]  # fmt: skip
+
+
+def _counts(scenarios: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    outcomes = [one["outcome"] for one in scenarios]
+    return {str(outcome): outcomes.count(outcome) for outcome in Outcome}
+
+
+def _worst(counts: Mapping[str, int]) -> str:
+    """The outcome that a cell of the matrix is coloured by."""
+    worst = [Outcome.FAILED, Outcome.PASSED, Outcome.NOT_PROVEN]
+    return next((one.replace(" ", "-") for one in worst if counts[one]), "not-proven")
+
+
+def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
+    """The page of an evidence.
+
+    Args:
+        document: the evidence.
+        stale: why it is not of what lies beside it.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"duration": duration, "size": size, "worst": _worst, "why": why}
+    suites = [
+        {**suite, "name": name, "proves": SUITES[name].proves, "groups": _groups(name, suite)}
+        for name, suite in document["suites"].items()
+    ]
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        document=document, suites=suites, stale=stale, executed=executed(document["host"]),
+        absent=[suite for name, suite in SUITES.items() if name not in document["suites"]],
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""What is validated: the artifacts in `dist/`, all of one build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import dist
+from ..arch import Architecture, Target
+from ..errors import CheckError, NotNativeError
+from .suites import Suite
+
+#: The variants of the image.
+VARIANTS = ("root", "rootless")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Binaries, and the images that were made of them.
+
+    Args:
+        target: what they are for.
+        binaries: the folder of the binaries.
+        images: the folders of the images that there are, by variant.
+    """
+
+    target: Target
+    binaries: dist.Artifacts
+    images: Mapping[str, dist.Artifacts]
+
+    def as_json(self) -> dict[str, Any]:
+        """What identifies them."""
+        manifest = self.binaries.manifest
+        digests = {variant: image.manifest["digest"] for variant, image in self.images.items()}
+        return {
+            "target": self.target.name,
+            "version": manifest["version"],
+            "revision": manifest["revision"],
+            "pinned": manifest["source"]["pinned"],
+            "binaries": programs(self.binaries),
+            "images": {variant: digests.get(variant) for variant in VARIANTS},
+            "inputs": {
+                "binaries": self.binaries.inputs,
+                **{variant: image.inputs for variant, image in self.images.items()},
+            },
+        }
+
+
+def programs(binaries: dist.Artifacts) -> dict[str, str]:
+    """The sha256 of each program, as the manifest has it."""
+    return {command: binaries.files[dist.binary(command)]["sha256"] for command in dist.COMMANDS}
+
+
+def find(target: Target, suites: Sequence[Suite]) -> Subject:
+    """What suites are to validate.
+
+    Raises:
+        CheckError: something is missing, damaged, or of another build than the rest.
+        NotNativeError: it is for another architecture than this machine's.
+    """
+    if target.arch is not Architecture.here():
+        raise NotNativeError(
+            f"{target.name} is validated on {target.arch}, and this machine is {Architecture.here()}",
+            f"invoke on {target.arch} -- validate",
+        )
+    binaries = _binaries(target)
+    images = {
+        variant: image for variant in VARIANTS if (image := _image(target, variant, binaries))
+    }
+    needing = [suite.name for suite in suites if suite.images]
+    if needing and (missing := [variant for variant in VARIANTS if variant not in images]):
+        raise CheckError(
+            f"no {missing[0]} image in {dist.shown(dist.image_folder(target, missing[0]))},"
+            f" which {' and '.join(needing)} need",
+            f"run `invoke build-image{' --rootless' if missing[0] == 'rootless' else ''}` first",
+        )
+    return Subject(target, binaries, images)
+
+
+def _binaries(target: Target) -> dist.Artifacts:
+    from ..binaries.check import REMEDY, objection
+
+    binaries = dist.load(dist.folder(target))
+    place = dist.shown(binaries.path)
+    if wrong := objection(binaries.manifest):
+        raise CheckError(f"{place / dist.MANIFEST}: {wrong}", REMEDY)
+    if binaries.manifest["target"] != target.name:
+        raise CheckError(f"{place} holds binaries for {binaries.manifest['target']}", REMEDY)
+    if not binaries.unchanged():
+        raise CheckError(f"the files in {place} are not those of its manifest", REMEDY)
+    for command, sha256 in programs(binaries).items():
+        if dist.sha256(binaries.path / dist.binary(command)) != sha256:
+            raise CheckError(f"{place / dist.binary(command)} is not that of its manifest", REMEDY)
+    return binaries
+
+
+def _image(target: Target, variant: str, binaries: dist.Artifacts) -> dist.Artifacts | None:
+    from ..binaries.check import objection
+    from ..image.check import SCHEMA
+
+    folder = dist.image_folder(target, variant)
+    if not folder.exists():
+        return None
+    image = dist.load(folder)
+    place = dist.shown(folder)
+    remedy = f"run `invoke build-image --force{' --rootless' if variant == 'rootless' else ''}`"
+    if wrong := objection(image.manifest, SCHEMA):
+        raise CheckError(f"{place / dist.MANIFEST}: {wrong}", remedy)
+    if image.manifest["binaries"] != programs(binaries):
+        raise CheckError(
+            f"the {variant} image holds other binaries than those in {dist.shown(binaries.path)}:"
+            " they are not of one build",
+            remedy,
+        )
+    if not image.unchanged():
+        raise CheckError(f"the files in {place} are not those of its manifest", remedy)
+    return image
