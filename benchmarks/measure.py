@@ -30,11 +30,15 @@ class Sample:
         seconds: wall time.
         peak_bytes: the most memory that the started process itself held.
         size_bytes: how large what was made is, where that is measured instead.
+        cpu_seconds: what the process and all that it has started took of the processors.
+        instructions: what it executed, where that is counted instead.
     """
 
     seconds: float
     peak_bytes: int
     size_bytes: int = 0
+    cpu_seconds: float = 0.0
+    instructions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ def run(args: Sequence[str | os.PathLike[str]], cwd: Path, env: Mapping[str, str
             args, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=said
         ) as child:
             while child.poll() is None:
-                peak = max(peak, _peak_bytes(child.pid))
+                peak = max(peak, peak_bytes(child.pid))
                 time.sleep(SAMPLING_SECONDS)
             seconds = time.monotonic() - started
         if child.returncode:
@@ -78,7 +82,8 @@ def run(args: Sequence[str | os.PathLike[str]], cwd: Path, env: Mapping[str, str
     return Sample(round(seconds, 3), peak)
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has held (VmHWM)."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -86,6 +91,19 @@ def _peak_bytes(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def forget_peak(pid: int) -> None:
+    """Have the most memory that a process has held be what it holds now."""
+    # proc_pid_clear_refs(5)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process took of the processors, and what all that it started and that has ended took."""
+    # utime, stime, cutime and cstime of proc_pid_stat(5); the name before them may have spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def in_turns(case: Case, count: int, ways: Mapping[str, Callable[[], Sample]]) -> Case:

@@ -74,7 +74,7 @@ def _commit_of(tag: str) -> str:
     return commit
 
 
-def _module(tag: str, go: toolchain.Go, folder: Path) -> dict[str, Any]:
+def fetch_module(tag: str, go: toolchain.Go, folder: Path) -> dict[str, Any]:
     """Write go.mod and go.sum for a release into a folder; say what the module is."""
     for name in ("go.mod", "go.sum"):
         shutil.copy(project.UPSTREAM_MODULE / name, folder)
@@ -117,7 +117,7 @@ def update(tag: str, *, dry: bool = False) -> None:
     go = toolchain.ensure(old)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        module = _module(tag, go, folder)
+        module = fetch_module(tag, go, folder)
         origin = (module.get("Origin") or {}).get("Hash", commit)
         if origin != commit:
             raise SourceError(

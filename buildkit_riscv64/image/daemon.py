@@ -8,7 +8,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import doctor, process, project
@@ -19,6 +20,21 @@ from ..errors import BuildError
 READY_SECONDS = 60.0
 #: Seconds for it to end when asked to.
 STOP_SECONDS = 10.0
+#: Seconds between looks for its socket, which is there when it is ready.
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A buildkitd that answers.
+
+    Args:
+        address: for buildctl.
+        pid: of buildkitd itself.
+    """
+
+    address: str
+    pid: int
 
 
 @contextlib.contextmanager
@@ -42,23 +58,39 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
     doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=yes)
     state = project.cache() / "buildkitd"
     state.mkdir(parents=True, exist_ok=True)
-    with (
-        (state / ".lock").open("w") as lock,
-        tempfile.TemporaryDirectory(prefix="bk-") as folder,
-        (Path(folder) / "log").open("wb") as log,
-    ):
+    with (state / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("another run uses our buildkitd; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        with started(binaries, state) as daemon:
+            yield daemon.address
+
+
+@contextlib.contextmanager
+def started(binaries: Path, state: Path, flags: Sequence[str] = ()) -> Iterator[Daemon]:
+    """Run buildkitd on a socket that only we can reach, until the block ends.
+
+    Args:
+        binaries: the folder with `buildkitd` and `buildctl`.
+        state: what it remembers; nobody else's.
+        flags: its flags besides.
+
+    Raises:
+        BuildError: it does not start.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="bk-") as folder,
+        (Path(folder) / "log").open("wb") as log,
+    ):
         address = f"unix://{folder}/buildkitd.sock"
         command = [
             *process.namespaced(), str(binaries / "buildkitd"), f"--root={state}",
             f"--addr={address}",
             # Its default is in /run, which is another daemon's, or closed to us.
             f"--otel-socket-path={folder}/otel.sock", "--containerd-worker=false", "--oci-worker-net=host",
-            *([] if os.geteuid() == 0 else ["--rootless"]),
+            *([] if os.geteuid() == 0 else ["--rootless"]), *flags,
         ]  # fmt: skip
         # There runc keeps its state, unless it is really root.
         env = process.environment({"XDG_RUNTIME_DIR": folder})
@@ -76,9 +108,9 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
                         f"buildkitd does not answer: {(reasons or said or ['no word'])[-1]}",
                         "what it said is above; `invoke doctor --phase image` knows what it needs",
                     )
-                time.sleep(0.2)
+                time.sleep(LOOK_SECONDS)
             try:
-                yield address
+                yield Daemon(address, *process.children(child.pid))
             finally:
                 # unshare would be ended by the signal, and everything at once with it.
                 for pid in process.children(child.pid):

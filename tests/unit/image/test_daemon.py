@@ -26,6 +26,7 @@ echo "$@" >"$0.flags"
 echo $$ >"$0.pid"
 trap 'echo ended >"$0.ended"; exit 0' TERM
 touch "$0.socket"
+for flag; do case $flag in --addr=unix://*) touch "${flag#--addr=unix://}" ;; esac; done
 while :; do sleep 0.02; done
 """
 # Answers as soon as that serves.

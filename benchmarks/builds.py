@@ -1,0 +1,325 @@
+"""`invoke benchmark`: the declared cases on real daemons, of one set of binaries or of two in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import declaration, profiles, ratios, sides
+from benchmarks.declaration import Declared
+from benchmarks.measure import (
+    RESULTS,
+    Case,
+    Sample,
+    cpu_seconds,
+    forget_peak,
+    in_turns,
+    peak_bytes,
+)
+from benchmarks.sides import OURS, Side
+from buildkit_riscv64 import binfmt, dist, doctor, host, process, project
+from buildkit_riscv64.arch import Platform
+from buildkit_riscv64.console import say
+from buildkit_riscv64.errors import BuildError, CheckError, UsageError
+from buildkit_riscv64.image.daemon import Daemon
+from tests.validation import bases
+
+NAME = "builds"
+SCHEMA = project.ROOT / "schemas" / "benchmark.schema.json"
+#: Version of the results' format, as in the schema.
+FORMAT = 1
+#: Whose programs a foreign step runs, the first that this machine can emulate.
+_FOREIGN = (Platform.RISCV64, Platform.AMD64, Platform.ARM64)
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `invoke benchmark` was asked.
+
+    Args:
+        against: what to compare with; empty for nothing.
+        only: names of cases; empty for all.
+        count: how often, instead of what is declared; 0 for that.
+        profile: where to write a CPU profile of our daemon; empty for none.
+        output: the folder of the report; empty for `dist/benchmark/`.
+        results: the folder of the results.
+        yes: install what is missing without asking.
+    """
+
+    against: str = ""
+    only: str = ""
+    count: int = 0
+    profile: str = ""
+    output: str = ""
+    results: Path = RESULTS
+    yes: bool = False
+
+
+def foreign() -> Platform | None:
+    """Another platform whose programs this machine runs, through an emulator."""
+    return next((one for one in _FOREIGN if one is not Platform.here() and binfmt.runs(one)), None)
+
+
+def reason_not_to(case: Declared) -> str:
+    """Why a case cannot be measured here; nothing when it can."""
+    if case.foreign and foreign() is None:
+        return "no emulator is registered: `invoke doctor --phase validation --fix`"
+    return ""
+
+
+def _write_files(folder: Path, case: Declared) -> None:
+    """The files of a context: half noise and half text, so that they compress as programs do."""
+    noise = random.Random(case.name)
+    folder.mkdir()
+    for number in range(case.files):
+        with (folder / f"{number:05}").open("wb") as file:
+            for start in range(0, case.bytes, _CHUNK):
+                length = min(_CHUNK, case.bytes - start)
+                text = b"the quick brown fox %d " % noise.randrange(1000) * (length // 40 + 1)
+                file.write(noise.randbytes(length // 2) + text[: length - length // 2])
+
+
+class Bench:
+    """One case, with its context, in a folder of its own.
+
+    Args:
+        case: what is measured.
+        folder: for the context, and for the daemons' states.
+        recorder: keeps profiles of our daemon.
+    """
+
+    def __init__(self, case: Declared, folder: Path, recorder: profiles.Recorder | None) -> None:
+        self.case = case
+        self.folder = folder
+        self.recorder = recorder
+        self.context = folder / "context"
+        self.output = folder / "output"
+        self.changes = 0
+        if case.context:
+            shutil.copytree(declaration.CONTEXTS / case.context, self.context)
+            if case.files:
+                _write_files(self.context / "data", case)
+            platform = foreign() if case.foreign else None
+            self.base = [
+                *bases.busybox(platform or Platform.here()).flags(),
+                *([f"--opt=platform={platform}"] if platform else []),
+            ]
+
+    def sample(self, side: Side) -> Sample:
+        """Run it once."""
+        if self.case.program:
+            return Sample(0, 0, (side.binaries / self.case.program).stat().st_size)
+        began = time.monotonic()
+        recorder = self.recorder if side.label == OURS else None
+        flags = recorder.flags if recorder else []
+        with side.started(self.folder, flags) as daemon:
+            if self.case.start:
+                seconds = time.monotonic() - began
+                return Sample(
+                    round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=cpu_seconds(daemon.pid)
+                )
+            self._build(side, daemon, declaration.CONTEXTS / "base", self.base)
+            if self.case.again:
+                before = [one for one in self._arguments() if not one.startswith("--output")]
+                self._build(side, daemon, self.context, before)
+            if self.case.change:
+                self.changes += 1
+                (self.context / "data" / "00000").write_text(f"another {self.changes}\n")
+            with recorder.recording() if recorder else contextlib.nullcontext():
+                return self._measured(side, daemon)
+
+    def _arguments(self) -> list[str]:
+        return [
+            *self.base,
+            *(one.format(context=self.context, output=self.output) for one in self.case.arguments),
+        ]
+
+    def _measured(self, side: Side, daemon: Daemon) -> Sample:
+        forget_peak(daemon.pid)
+        cpu = cpu_seconds(daemon.pid)
+        began = time.monotonic()
+        self._build(side, daemon, self.context, self._arguments(), parallel=self.case.parallel)
+        seconds = time.monotonic() - began
+        cpu = cpu_seconds(daemon.pid) - cpu
+        self.output.unlink(missing_ok=True)
+        return Sample(round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=round(cpu, 3))
+
+    def _build(
+        self, side: Side, daemon: Daemon, context: Path, arguments: Sequence[str], parallel: int = 1
+    ) -> None:
+        """Build, with as many clients at the same time; all must succeed."""
+        command = side.build_command(daemon.address, context, arguments)
+        with contextlib.ExitStack() as stack:
+            group = process.Group()
+            stack.callback(group.close)
+            said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(parallel)]
+            clients = [
+                group.start(
+                    [*command, f"--opt=build-arg:NUMBER={number}"],
+                    stdout=file.fileno(), stderr=file.fileno(),
+                )
+                for number, file in enumerate(said)
+            ]  # fmt: skip
+            for client, file in zip(clients, said, strict=True):
+                if code := client.wait():
+                    file.seek(0)
+                    words = file.read().strip()
+                    say(words[-2000:])
+                    raise BuildError(
+                        f"{self.case.name} with {side.label}: buildctl failed"
+                        f" ({process.describe_exit(code)}): {(words.splitlines() or ['no word'])[-1]}",
+                        "what it said is above",
+                    )
+
+
+def measure(
+    case: Declared, compared: Sequence[Side], folder: Path, recorder: profiles.Recorder | None
+) -> Case:
+    """Run a case as often as it is declared, all sides in turns."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        bench = Bench(case, Path(name), recorder)
+        return in_turns(
+            Case(name=case.name, description=case.description),
+            case.count,
+            {side.label: functools.partial(bench.sample, side) for side in compared},
+        )
+
+
+def _record(case: Declared, measured: Case) -> dict[str, Any]:
+    """A case in the results: of each sample only what the case is about."""
+    return {
+        "name": case.name,
+        "description": case.description,
+        "metrics": list(case.metrics),
+        "samples": {
+            way: [
+                {metric: value for metric, value in asdict(one).items() if metric in case.metrics}
+                for one in samples
+            ]
+            for way, samples in measured.samples.items()
+        },
+    }
+
+
+def _workplace() -> str:
+    """Where daemons' states lie: not in memory, and not on an overlay."""
+    return os.environ.get("TMPDIR") or "/var/tmp"
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Measure, and return the run as results have it.
+
+    Raises:
+        UsageError: there is no such case, or nothing to compare with.
+        CheckError: there are no binaries in dist/.
+        BuildError: a daemon or a build failed.
+    """
+    cases = declaration.chosen(declaration.load(), options.only, options.count)
+    recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
+    compared = [sides.ours(), *([sides.against(options.against)] if options.against else [])]
+    doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=options.yes)
+    load = os.getloadavg()[0]
+    records: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=_workplace()) as name:
+        for case in cases:
+            if reason := reason_not_to(case):
+                say(f"{case.name}: not measured: {reason}")
+                records.append({"name": case.name, "description": case.description, "skipped": reason})  # fmt: skip
+                continue
+            records.append(_record(case, measure(case, compared, Path(name), recorder)))
+    if recorder:
+        recorder.write()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "host": host.facts().as_json(),
+        # What else the machine had to do when this began: ratios bear that, times do not.
+        "load": round(load, 2),
+        "binaries": sides.describe(compared),
+        "cases": records,
+    }
+
+
+def objection(results: Any) -> str:
+    """What the schema has against results; nothing when they are good."""
+    import fastjsonschema
+
+    try:
+        fastjsonschema.validate(json.loads(SCHEMA.read_text()), results)
+    except fastjsonschema.JsonSchemaValueException as error:
+        return str(error.message)
+    return ""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Results that are kept.
+
+    Raises:
+        CheckError: they are not as the schema has them.
+    """
+    try:
+        results = json.loads(path.read_text())
+        wrong = objection(results)
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = str(error)
+    if wrong:
+        raise CheckError(f"cannot use {dist.shown(path)}: {wrong}", f"git checkout {path.name}")
+    return dict(results)
+
+
+def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Append a run to the results of this kind of machine."""
+    facts = run["host"]
+    path = folder / f"{NAME}.linux-{facts['arch']}.{facts['execution']}.json"
+    results = load(path) if path.exists() else {"name": NAME, "format": FORMAT, "runs": []}
+    results["runs"].append(run)
+    if wrong := objection(results):
+        raise CheckError(f"this run cannot be kept: {wrong}", "this is a defect: report it")
+    folder.mkdir(parents=True, exist_ok=True)
+    dist.write_json(path, results)
+    return path
+
+
+def values(case: dict[str, Any], way: str, metric: str) -> list[float]:
+    """The samples of a case in the results, in the order in which they were taken."""
+    return [float(one[metric]) for one in case["samples"][way]]
+
+
+def compare(run: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, ratios.Ratio]]:
+    """Each case of a run and each metric, with the ratio of ours to the other side."""
+    labels = [one["label"] for one in run["binaries"]]
+    if len(labels) < 2:
+        return
+    for case in run["cases"]:
+        for metric in case.get("metrics", []):
+            ours, theirs = (values(case, label, metric) for label in labels)
+            ratio = ratios.of(ours, theirs, exact=metric == "size_bytes")
+            if ratio:
+                yield case, metric, ratio
+
+
+def main(options: Options) -> tuple[dict[str, Any], Path]:
+    """Measure, keep the results, and make the report of all that are kept.
+
+    Returns:
+        The run, and where the report is.
+    """
+    if options.profile and not Path(options.profile).absolute().parent.is_dir():
+        raise UsageError(f"--profile {options.profile}: no such folder", "make it first")
+    from benchmarks import page
+
+    taken = run(options)
+    say(f"kept in {dist.shown(keep(taken, options.results))}")
+    output = Path(options.output) if options.output else project.DIST / "benchmark"
+    return taken, page.write(options.results, output)
