@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -380,7 +381,7 @@ def test_a_disk_that_gets_full(project: Project, before: dict[str, str], size: s
         "sys.argv = ['invoke', 'build-image', '--engine=buildkit']\nprogram.run()\n"
     )
     ended = subprocess.run(
-        [*with_mounts(then), "python3", "-c", program], cwd=project.root, env=project.env,
+        [*with_mounts(then), sys.executable, "-c", program], cwd=project.root, env=project.env,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND, check=False,
     )  # fmt: skip
     Path(f"{place}.small").rmdir()
