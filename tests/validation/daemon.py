@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -42,6 +43,12 @@ class Ended:
     def json(self) -> Any:
         """What it printed for scripts."""
         return json.loads(self.stdout)
+
+    @property
+    def cached(self) -> list[bool]:
+        """Of each RUN, COPY and ADD in order: was it taken from the cache, as progress says?"""
+        steps = re.findall(r"^#(\d+) \[[^]]*\] (?:RUN|COPY|ADD)\b", self.stderr, re.MULTILINE)
+        return [f"\n#{step} CACHED\n" in self.stderr for step in sorted(set(steps), key=int)]
 
     def good(self) -> Ended:
         """Itself, if it succeeded; a failed test otherwise."""
