@@ -61,6 +61,53 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *native, *session.posargs)
 
 
+def run_invoke(session: nox.Session, *words: str) -> None:
+    """Type `./invoke …`, which makes its own environment."""
+    session.run("./invoke", *words, external=True)
+
+
+def validated(session: nox.Session, *suites: str) -> None:
+    """Validate what this checkout makes: made now, in a fresh clone; at once, if nothing changed."""
+    run_invoke(session, "build-binaries", "--yes")
+    run_invoke(session, "build-image", "--yes")
+    run_invoke(session, "build-image", "--yes", "--rootless")
+    only = ["--only", ",".join(suites)] if suites else []
+    run_invoke(session, "validate", "--yes", *only, *session.posargs)
+
+
+@nox.session(venv_backend="none", tags=["real"])
+def validate(session: nox.Session) -> None:
+    """The whole matrix against dist/: standalone, buildx, rootless, platforms; and the evidence.
+
+    After `tests`, which compiles the same: Go and Debian's packages are in the caches then.
+    """
+    validated(session)
+
+
+@nox.session(default=False, venv_backend="none", tags=["validate"])
+def standalone(session: nox.Session) -> None:
+    """Of the matrix: the binaries alone, on this machine."""
+    validated(session, "standalone")
+
+
+@nox.session(default=False, venv_backend="none", tags=["validate"])
+def buildx(session: nox.Session) -> None:
+    """Of the matrix: the image in docker, and remote builders, by buildx."""
+    validated(session, "buildx")
+
+
+@nox.session(default=False, venv_backend="none", tags=["validate"])
+def rootless(session: nox.Session) -> None:
+    """Of the matrix: daemon and image as an ordinary user."""
+    validated(session, "rootless")
+
+
+@nox.session(default=False, venv_backend="none", tags=["validate"])
+def platforms(session: nox.Session) -> None:
+    """Of the matrix: building for other architectures, and running what was built."""
+    validated(session, "platforms")
+
+
 @nox.session(default=False, tags=["check"])
 def unit(session: nox.Session) -> None:
     """Unit tests alone: no docker, no network, seconds."""
@@ -85,26 +132,26 @@ def image(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none", tags=["machine"])
 def riscv64(session: nox.Session) -> None:
-    """The real upstream and its image, made natively in the emulated riscv64 machine and tested.
+    """The real upstream and its image, made natively in the emulated riscv64 machine and validated.
 
     Binaries are cross-checked here. There, docker runs the image: as a builder,
-    alone, rootless. An hour and a half; the machine and its caches are kept.
+    alone, rootless. Then the whole matrix runs there, and its evidence comes back.
+    Some hours; the machine and its caches are kept.
     """
-
-    def invoke(*words: str) -> None:
-        session.run("./invoke", *words, external=True)
-
-    invoke("machine.create", "--yes", "--if-missing")
-    invoke("on", "riscv64", "--yes", "--", "build-binaries", *session.posargs)
-    invoke("check-binaries", "--target", "linux-riscv64")
-    invoke("verify-binaries", "--cross-check", "--target", "linux-riscv64")
-    invoke("on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit")
-    invoke("on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit", "--rootless")
-    invoke("on", "riscv64", "--yes", "--", "check-image")
-    invoke("check-image", "--yes", "--target", "linux-riscv64")
+    run_invoke(session, "machine.create", "--yes", "--if-missing")
+    run_invoke(session, "on", "riscv64", "--yes", "--", "build-binaries", *session.posargs)
+    run_invoke(session, "check-binaries", "--target", "linux-riscv64")
+    run_invoke(session, "verify-binaries", "--cross-check", "--target", "linux-riscv64")
+    run_invoke(session, "on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit")
+    run_invoke(
+        session, "on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit", "--rootless"
+    )
+    run_invoke(session, "on", "riscv64", "--yes", "--", "check-image")
+    run_invoke(session, "check-image", "--yes", "--target", "linux-riscv64")
     # Interruptions and bad input are the same everywhere, and tested where it is quick.
     chosen = ["-k", "not interrupted and not disk and not binaries and not bad_input"]
-    invoke("on", "riscv64", "--yes", "--", "nox", "-s", "image", "--", *chosen)
+    run_invoke(session, "on", "riscv64", "--yes", "--", "nox", "-s", "image", "--", *chosen)
+    run_invoke(session, "on", "riscv64", "--yes", "--", "validate")
 
 
 @nox.session(default=False)

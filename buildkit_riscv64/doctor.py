@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ PACKAGES = {
     "cpio": "cpio",
     "depmod": "kmod",
     "docker": "docker.io",
+    "fuse-overlayfs": "fuse-overlayfs",
     "git": "git",
     "go": "golang-go",
     "make": "make",
@@ -36,9 +37,11 @@ PACKAGES = {
     "newuidmap": "uidmap",
     "openssl": "openssl",
     "qemu-img": "qemu-utils",
+    "rootlesskit": "rootlesskit",
     "rsync": "rsync",
     "runc": "runc",
     "skopeo": "skopeo",
+    "slirp4netns": "slirp4netns",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "umoci": "umoci",
@@ -125,6 +128,15 @@ def check(
         return look
 
     return register
+
+
+def share(name: str, phase: Phase) -> bool:
+    """Have a phase need what others look at already; False when nobody does."""
+    for number, one in enumerate(CHECKS):
+        if one.name == name:
+            CHECKS[number] = replace(one, phases=one.phases | {phase})
+            return True
+    return False
 
 
 def _ok(detail: str) -> Seen:
@@ -350,7 +362,9 @@ def _binfmt() -> Seen:
 
 def examine(phases: Iterable[Phase]) -> Iterator[Finding]:
     """Look at everything that the phases need."""
-    from .machine import checks as _  # noqa: F401 - registers its own
+    # Each registers its own.
+    from .machine import checks as _machine  # noqa: F401
+    from .validation import checks as _validation  # noqa: F401
 
     wanted = frozenset(phases)
     for one in CHECKS:
@@ -420,6 +434,20 @@ def provide(tools: Iterable[str], *, yes: bool) -> None:
         raise MissingRequirementError(
             f"missing: {', '.join(missing)}",
             f"run it again with --yes, or: apt-get install {' '.join(packages)}",
+        )
+
+
+def provide_emulators(*, yes: bool) -> None:
+    """Have emulators of other platforms installed, or install them, after a question.
+
+    Raises:
+        MissingRequirementError: the answer was no, or they could not be installed.
+    """
+    foreign = [one for one in Platform if one is not Platform.here()]
+    if not any(map(binfmt.is_installed, foreign)) and not install([binfmt.PACKAGE], yes=yes):
+        raise MissingRequirementError(
+            "missing: emulators of other platforms",
+            f"run it again with --yes, or: apt-get install {binfmt.PACKAGE}",
         )
 
 

@@ -18,6 +18,7 @@ from .. import dist, doctor, host, pins, project
 from ..arch import Architecture, Target
 from ..console import say, size, step
 from ..errors import BuildError, CheckError, NotNativeError, StorageError, UsageError
+from ..validation import evidence
 from . import check, container, docker, engines, layout, sbom, tools
 from .packages import Archive, Package
 
@@ -269,6 +270,7 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
         with step("checking the image, and running it"), _told_when_full(stage):
             check.require_good(stage, options.variant, options.target)
         artifacts = dist.publish_part(stage, options.target, f"{dist.IMAGE}/{options.variant}")
+        evidence.tell_stale(options.target)
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 

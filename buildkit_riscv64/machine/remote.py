@@ -27,6 +27,7 @@ from ..errors import (
     NotNativeError,
     UsageError,
 )
+from ..validation import evidence
 from . import machines
 from .destination import SSH_FAILED, Destination
 
@@ -343,6 +344,8 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
                 else dist.publish(stage, target, machine=there.arch)
             )
             brought.append(artifacts.path)
+            if part:
+                evidence.tell_stale(target)
     if results:
         there.destination.rsync(
             "--archive", "--no-owner", "--no-group", "--update",

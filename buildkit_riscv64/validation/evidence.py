@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import dist, host, project
+from ..arch import Target
 from ..errors import CheckError, Failure
 from . import page, versions
 from .subject import VARIANTS, Subject, programs
@@ -147,10 +148,29 @@ def publish(
                         shutil.copy(place / name, stage)
                         break
         dist.write_json(stage / dist.RESULTS, document)
-        (stage / PAGE).write_text(page.render(document), encoding="utf-8")
-        names = sorted(path.name for path in stage.iterdir())
-        (stage / dist.SUMS).write_text(dist.sums(dist.record(stage, names)))
+        _finish(stage, page.render(document))
         return dist.publish_part(stage, subject.target, dist.EVIDENCE)
+
+
+def _finish(stage: Path, text: str) -> None:
+    """Write the page, and the sums of everything."""
+    (stage / PAGE).write_text(text, encoding="utf-8")
+    names = sorted(path.name for path in stage.iterdir() if path.name != dist.SUMS)
+    (stage / dist.SUMS).write_text(dist.sums(dist.record(stage, names)))
+
+
+def tell_stale(target: Target) -> None:
+    """Have the page say what is not there any more; for who replaces an image. Needs the lock."""
+    place = dist.evidence_folder(target)
+    try:
+        found = load(place)
+    except CheckError:
+        return
+    if reasons := stale(found):
+        with dist.staging(target, part=dist.EVIDENCE) as stage:
+            shutil.copytree(place, stage, dirs_exist_ok=True)
+            _finish(stage, page.render(found.manifest, reasons))
+            dist.publish_part(stage, target, dist.EVIDENCE)
 
 
 def stale(evidence: dist.Artifacts) -> list[str]:

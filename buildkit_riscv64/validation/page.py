@@ -38,7 +38,7 @@ def _groups(name: str, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
         css = one["outcome"].replace(" ", "-")
         path = f"{SCENARIOS / name}/test_{one['group']}.py::{one['name']}"
         groups.setdefault(one["group"], []).append(
-            {**one, "id": f"{name}-{number}", "class": css, "path": path}
+            {**one, "suite": name, "id": f"{name}-{number}", "class": css, "path": path}
         )
     return [
         {
@@ -77,7 +77,14 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
         {**suite, "name": name, "proves": SUITES[name].proves, "groups": _groups(name, suite)}
         for name, suite in document["suites"].items()
     ]
+    unproven: dict[str, list[Mapping[str, Any]]] = {}
+    for suite in suites:
+        for group in suite["groups"]:
+            for one in group["scenarios"]:
+                if one["outcome"] == Outcome.NOT_PROVEN:
+                    unproven.setdefault(one["reason"], []).append(one)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         document=document, suites=suites, stale=stale, executed=executed(document["host"]),
+        unproven=unproven,
         absent=[suite for name, suite in SUITES.items() if name not in document["suites"]],
     )  # fmt: skip

@@ -34,12 +34,14 @@ class Suite:
         proves: in a few words.
         tools: commands that its scenarios call.
         images: it uses the images, not the binaries alone.
+        emulators: it runs programs of other platforms.
     """
 
     name: str
     proves: str
     tools: tuple[str, ...] = ()
     images: bool = False
+    emulators: bool = False
 
     @property
     def folder(self) -> Path:
@@ -57,7 +59,7 @@ SUITES = {
             "rootless", "as an ordinary user",
             (*_COMMON, "fuse-overlayfs", "newuidmap", "rootlesskit", "slirp4netns"), images=True,
         ),
-        Suite("platforms", "building for other architectures", _COMMON),
+        Suite("platforms", "building for other architectures", _COMMON, emulators=True),
     )
 }  # fmt: skip
 

@@ -150,6 +150,8 @@ def validate(options: Options, tell: Tell) -> Outcomes:
         subject = find(options.target, options.suites)
         _require_root()
         doctor.provide(suites.tools(options.suites), yes=options.yes)
+        if any(suite.emulators for suite in options.suites):
+            doctor.provide_emulators(yes=options.yes)
         artifacts = None
         ran = []
         # It stays after `kill -9`, until the next run: what was found until then is in there.
@@ -267,7 +269,7 @@ def _run(
         "started": _timestamp(started), "finished": _timestamp(finished),
         "seconds": round((finished - started).total_seconds(), 1),
         "partial": bool(options.select), "select": options.select, "online": options.online,
-        "aborted": aborted, "versions": versions.here(suite.tools) | record.used,
+        "aborted": aborted, "versions": versions.here(suite.tools, emulators=suite.emulators) | record.used,
         "counts": evidence.counts(scenarios), "scenarios": scenarios,
     }  # fmt: skip
 

@@ -34,7 +34,18 @@ def of(tool: str) -> str:
     return found[1] if found else ""
 
 
-def here(tools: Sequence[str]) -> dict[str, str | None]:
+def here(tools: Sequence[str], *, emulators: bool) -> dict[str, str | None]:
     """The versions on this machine; None for what scenarios that call these tools have no use of."""
     known = {name: of(name) for name in NAMES if name in tools}
-    return {**dict.fromkeys(NAMES), **{k: v or None for k, v in known.items()}, "kernel": platform.release()}  # fmt: skip
+    if emulators:
+        known["qemu-user"] = _emulator()
+    return {
+        **dict.fromkeys(NAMES), **{name: version or None for name, version in known.items()},
+        "kernel": platform.release(),
+    }  # fmt: skip
+
+
+def _emulator() -> str:
+    """The version of Debian's emulators: all are of one package, which Debian 12 calls otherwise."""
+    names = [f"qemu-{one}{end}" for one in ("riscv64", "x86_64") for end in ("-static", "")]
+    return next(filter(None, map(of, names)), "")
