@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import host
 from ..console import Status, size
-from ..doctor import Phase, Seen, check, share, tool
+from ..doctor import CHECKS, Phase, Seen, check, share, tool
 from ..machine import checks as _machine  # noqa: F401 - what machines need is registered first
 from . import suites
 
@@ -21,7 +21,9 @@ PLACE = Path("/var/tmp")  # noqa: S108 - each run has a folder of its own there
 for _name in suites.tools(suites.SUITES.values()):
     if not share(_name, Phase.VALIDATION):
         _callers = [suite.name for suite in suites.SUITES.values() if _name in suite.tools]
-        check(_name, f"Scenarios call it: {', '.join(_callers)}.", Phase.VALIDATION)(
+        _taken = any(one.name == _name for one in CHECKS)
+        _title = f"{_name} for scenarios" if _taken else _name
+        check(_title, f"Scenarios call it: {', '.join(_callers)}.", Phase.VALIDATION)(
             functools.partial(tool, _name, Status.WARN)
         )
 
