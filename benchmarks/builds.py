@@ -31,7 +31,7 @@ from benchmarks.sides import OURS, Side
 from buildkit_riscv64 import binfmt, dist, doctor, host, process, project
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import say
-from buildkit_riscv64.errors import BuildError, CheckError, UsageError
+from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
 from buildkit_riscv64.image.daemon import Daemon
 from tests.validation import bases
 
@@ -42,6 +42,8 @@ FORMAT = 1
 #: Whose programs a foreign step runs, the first that this machine can emulate.
 _FOREIGN = (Platform.RISCV64, Platform.AMD64, Platform.ARM64)
 _CHUNK = 1 << 20
+#: What all cases together leave until the end, and some air.
+NEEDED_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,8 @@ class Bench:
         """Run it once."""
         if self.case.program:
             return Sample(0, 0, (side.binaries / self.case.program).stat().st_size)
+        # What the last run wrote does not wait for this one.
+        os.sync()
         began = time.monotonic()
         recorder = self.recorder if side.label == OURS else None
         flags = recorder.flags if recorder else []
@@ -147,6 +151,7 @@ class Bench:
         ]
 
     def _measured(self, side: Side, daemon: Daemon) -> Sample:
+        os.sync()
         forget_peak(daemon.pid)
         cpu = cpu_seconds(daemon.pid)
         began = time.monotonic()
@@ -188,13 +193,12 @@ def measure(
     case: Declared, compared: Sequence[Side], folder: Path, recorder: profiles.Recorder | None
 ) -> Case:
     """Run a case as often as it is declared, all sides in turns."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        bench = Bench(case, Path(name), recorder)
-        return in_turns(
-            Case(name=case.name, description=case.description),
-            case.count,
-            {side.label: functools.partial(bench.sample, side) for side in compared},
-        )
+    bench = Bench(case, Path(tempfile.mkdtemp(dir=folder)), recorder)
+    return in_turns(
+        Case(name=case.name, description=case.description),
+        case.count,
+        {side.label: functools.partial(bench.sample, side) for side in compared},
+    )
 
 
 def _record(case: Declared, measured: Case) -> dict[str, Any]:
@@ -213,9 +217,28 @@ def _record(case: Declared, measured: Case) -> dict[str, Any]:
     }
 
 
-def _workplace() -> str:
-    """Where daemons' states lie: not in memory, and not on an overlay."""
-    return os.environ.get("TMPDIR") or "/var/tmp"
+@contextlib.contextmanager
+def _workshop() -> Iterator[Path]:
+    """A folder for all that the daemons keep, which goes as a whole when all is measured.
+
+    Not before: ext4 avoids inodes that were freed within the last minute or more, and whoever
+    makes files then has to search. After a case with many files that was the better part
+    of the next one's processor time.
+    """
+    place = Path(os.environ.get("TMPDIR") or "/var/tmp")
+    if (free := host.free_bytes(place)) < NEEDED_BYTES:
+        raise StorageError(
+            f"only {free >> 30} GiB free in {place}, and the daemons may need {NEEDED_BYTES >> 30}",
+            "free some space, or set TMPDIR to a folder that has it",
+        )
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir=place))
+    # Where we are not root, its files are other users' of our namespace.
+    remove = [*process.namespaced(), "rm", "-rf", "--one-file-system", str(folder)]
+    with process.afterwards([remove]):
+        try:
+            yield folder
+        finally:
+            process.run(remove)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -232,13 +255,13 @@ def run(options: Options) -> dict[str, Any]:
     doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=options.yes)
     load = os.getloadavg()[0]
     records: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=_workplace()) as name:
+    with _workshop() as folder:
         for case in cases:
             if reason := reason_not_to(case):
                 say(f"{case.name}: not measured: {reason}")
                 records.append({"name": case.name, "description": case.description, "skipped": reason})  # fmt: skip
                 continue
-            records.append(_record(case, measure(case, compared, Path(name), recorder)))
+            records.append(_record(case, measure(case, compared, folder, recorder)))
     if recorder:
         recorder.write()
     return {

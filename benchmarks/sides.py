@@ -56,15 +56,10 @@ class Side:
 
     @contextlib.contextmanager
     def started(self, folder: Path, flags: Sequence[str] = ()) -> Iterator[Daemon]:
-        """A daemon that knows nothing yet; what it has learned is removed at the end."""
-        state = folder / "state"
-        state.mkdir()
-        try:
-            with daemon.started(self.binaries, state, flags) as running:
-                yield running
-        finally:
-            # Where we are not root, its files are other users' of our namespace.
-            process.run([*process.namespaced(), "rm", "-rf", "--one-file-system", state])
+        """A daemon that knows nothing yet; what it learns stays in the folder."""
+        state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
+        with daemon.started(self.binaries, state, flags) as running:
+            yield running
 
     def build_command(self, address: str, context: Path, arguments: Sequence[str]) -> list[str]:
         """The command that builds a folder with a Dockerfile."""
