@@ -2,6 +2,7 @@
 
 from invoke.collection import Collection
 
+from benchmarks import tasks as benchmarks
 from buildkit_riscv64 import config, house
 from buildkit_riscv64.binaries import tasks as binaries
 from buildkit_riscv64.image import tasks as image
@@ -19,6 +20,7 @@ ns = Collection(
     image.push_image,
     image.certs,
     validation.validate,
+    benchmarks.benchmark,
     machine.on,
     machine=Collection(
         machine.create,

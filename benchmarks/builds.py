@@ -10,10 +10,11 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import declaration, profiles, ratios, sides
@@ -30,7 +31,7 @@ from benchmarks.measure import (
 from benchmarks.sides import OURS, Side
 from buildkit_riscv64 import binfmt, dist, doctor, host, process, project
 from buildkit_riscv64.arch import Platform
-from buildkit_riscv64.console import say
+from buildkit_riscv64.console import count, emit_json, say, table
 from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
 from buildkit_riscv64.image.daemon import Daemon
 from tests.validation import bases
@@ -58,6 +59,7 @@ class Options:
         output: the folder of the report; empty for `dist/benchmark/`.
         results: the folder of the results.
         yes: install what is missing without asking.
+        dry: only say what would be measured.
     """
 
     against: str = ""
@@ -67,6 +69,7 @@ class Options:
     output: str = ""
     results: Path = RESULTS
     yes: bool = False
+    dry: bool = False
 
 
 def foreign() -> Platform | None:
@@ -305,7 +308,8 @@ def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Append a run to the results of this kind of machine."""
     facts = run["host"]
     path = folder / f"{NAME}.linux-{facts['arch']}.{facts['execution']}.json"
-    results = load(path) if path.exists() else {"name": NAME, "format": FORMAT, "runs": []}
+    new: dict[str, Any] = {"name": NAME, "format": FORMAT, "runs": []}
+    results = load(path) if path.exists() else new
     results["runs"].append(run)
     if wrong := objection(results):
         raise CheckError(f"this run cannot be kept: {wrong}", "this is a defect: report it")
@@ -314,12 +318,12 @@ def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
     return path
 
 
-def values(case: dict[str, Any], way: str, metric: str) -> list[float]:
+def values(case: Mapping[str, Any], way: str, metric: str) -> list[float]:
     """The samples of a case in the results, in the order in which they were taken."""
     return [float(one[metric]) for one in case["samples"][way]]
 
 
-def compare(run: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, ratios.Ratio]]:
+def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ratios.Ratio]]:
     """Each case of a run and each metric, with the ratio of ours to the other side."""
     labels = [one["label"] for one in run["binaries"]]
     if len(labels) < 2:
@@ -332,17 +336,58 @@ def compare(run: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, ratios.R
                 yield case, metric, ratio
 
 
-def main(options: Options) -> tuple[dict[str, Any], Path]:
+def main(options: Options) -> tuple[dict[str, Any], Path] | None:
     """Measure, keep the results, and make the report of all that are kept.
 
     Returns:
-        The run, and where the report is.
+        The run, and where the report is; None when it was only to be said what would run.
     """
     if options.profile and not Path(options.profile).absolute().parent.is_dir():
         raise UsageError(f"--profile {options.profile}: no such folder", "make it first")
     from benchmarks import page
 
+    if options.dry:
+        for case in declaration.chosen(declaration.load(), options.only, options.count):
+            say(f"would measure, {count(case.count, 'time')}: {case.name}: {case.description}")
+        return None
     taken = run(options)
     say(f"kept in {dist.shown(keep(taken, options.results))}")
     output = Path(options.output) if options.output else project.DIST / "benchmark"
     return taken, page.write(options.results, output)
+
+
+def report(outcome: tuple[dict[str, Any], Path] | None, *, json: bool) -> None:
+    """Tell what was seen."""
+    if outcome is None:
+        return
+    from benchmarks.page import METRICS, shown
+
+    taken, place = outcome
+    compared = {(case["name"], metric): ratio for case, metric, ratio in compare(taken)}
+    if json:
+        emit_json(
+            {
+                **taken,
+                "ratios": [
+                    {"case": name, "metric": metric, **asdict(ratio), "verdict": ratio.verdict}
+                    for (name, metric), ratio in compared.items()
+                ],
+            }
+        )
+    labels = [one["label"] for one in taken["binaries"]]
+    rows = []
+    for case in taken["cases"]:
+        for metric in case.get("metrics", []):
+            ratio = compared.get((case["name"], metric))
+            medians = [shown(metric, median(values(case, label, metric))) for label in labels]
+            rows.append(
+                (
+                    case["name"],
+                    METRICS[metric],
+                    *medians,
+                    *((str(ratio), ratio.verdict) if ratio else ("", ""))[: 2 * (len(labels) - 1)],
+                )
+            )
+    ratio_header = ("ratio", "ours takes")[: 2 * (len(labels) - 1)]
+    table(("case", "what", *labels, *ratio_header), rows)
+    say(f"the report is {dist.shown(place)}")

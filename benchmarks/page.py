@@ -1,0 +1,211 @@
+"""The report that people look at: one file without scripts, made of all results that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
+
+from benchmarks import builds, ratios
+from buildkit_riscv64 import dist
+from buildkit_riscv64.console import size
+from buildkit_riscv64.errors import CheckError
+
+if TYPE_CHECKING:
+    import pygal
+
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+INDEX = "index.html"
+#: For people.
+METRICS = {
+    "seconds": "time", "cpu_seconds": "processor time", "peak_bytes": "memory",
+    "size_bytes": "size", "instructions": "instructions",
+}  # fmt: skip
+#: Drawn wide enough for a desk, and narrow enough to be read on a phone.
+_WIDTH = 420
+_ROW = 24
+_AROUND = 74
+
+
+def shown(metric: str, value: float) -> str:
+    """A value for people."""
+    match metric:
+        case "seconds" | "cpu_seconds":
+            return f"{value:.2f} s"
+        case "instructions":
+            return f"{value / 1e6:.1f} M"
+    return size(round(value))
+
+
+def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.graph.Graph:
+    from pygal.style import Style
+
+    style = Style(
+        background="transparent", plot_background="transparent", foreground="var(--soft)",
+        foreground_strong="var(--text)", foreground_subtle="var(--line)",
+        colors=("var(--accent)", "var(--second)", "var(--passed)", "var(--open)"),
+        font_family="system-ui, sans-serif", label_font_size=11, major_label_font_size=11,
+        legend_font_size=11, value_font_size=11, guide_stroke_color="var(--line)",
+        major_guide_stroke_color="var(--soft)", ci_colors=("var(--text)",), opacity=".75",
+    )  # fmt: skip
+    chart = kind(
+        width=_WIDTH, style=style, js=[], pretty_print=False, show_legend=False, margin=4,
+        disable_xml_declaration=True, explicit_size=False, **options,
+    )  # fmt: skip
+    chart.add_xml_filter(_without_scripts)
+    return chart
+
+
+def _without_scripts(root: Element) -> Element:
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if str(child.tag).endswith("script"):
+                parent.remove(child)
+    return root
+
+
+def _svg(chart: pygal.graph.graph.Graph) -> str:
+    return str(chart.render(is_unicode=True))
+
+
+def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
+    """A bar for each case: how much more ours takes than the other, in percent, with its interval."""
+    import pygal
+
+    chart = _chart(
+        pygal.HorizontalBar, height=_ROW * len(compared) + _AROUND, print_values=False,
+        value_formatter=lambda value: f"{value:+.0f} %", truncate_label=-1, zero=0,
+    )  # fmt: skip
+    # The first is drawn at the bottom.
+    rows = list(reversed(compared))
+    chart.x_labels = [name for name, _ in rows]
+    chart.add(
+        "ours",
+        [
+            {
+                "value": (one.median - 1) * 100,
+                "ci": {"low": (one.low - 1) * 100, "high": (one.high - 1) * 100},
+            }
+            for _, one in rows
+        ],
+    )
+    return _svg(chart)
+
+
+def over_time(points: Mapping[str, Sequence[tuple[str, float]]], metric: str) -> str:
+    """A line for each case: its median at each date."""
+    import pygal
+
+    dates = sorted({date for series in points.values() for date, _ in series})
+    chart = _chart(
+        pygal.Line, height=200, value_formatter=lambda value: shown(metric, value),
+        x_label_rotation=20 if len(dates) > 3 else 0, dots_size=3,
+        include_x_axis=True,
+    )  # fmt: skip
+    chart.x_labels = [date[:10] for date in dates]
+    for name, series in points.items():
+        known = dict(series)
+        chart.add(name, [known.get(date) for date in dates])
+    return _svg(chart)
+
+
+def _rows(run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The table of a run."""
+    labels = [one["label"] for one in run["binaries"]]
+    compared = {(case["name"], metric): ratio for case, metric, ratio in builds.compare(run)}
+    for case in run["cases"]:
+        for number, metric in enumerate(case.get("metrics", [])):
+            ratio = compared.get((case["name"], metric))
+            yield {
+                "case": case["name"] if number == 0 else "", "description": case["description"],
+                "metric": METRICS[metric], "ratio": ratio, "verdict": ratio and ratio.verdict,
+                "count": len(case["samples"][labels[0]]),
+                "values": [
+                    shown(metric, median(builds.values(case, label, metric))) for label in labels
+                ],
+            }  # fmt: skip
+
+
+def _run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run, with its table and its plots."""
+    by_metric: dict[str, list[tuple[str, ratios.Ratio]]] = {}
+    for case, metric, ratio in builds.compare(run):
+        by_metric.setdefault(metric, []).append((case["name"], ratio))
+    return {
+        **run, "rows": list(_rows(run)),
+        "labels": [one["label"] for one in run["binaries"]],
+        "skipped": [case for case in run["cases"] if "skipped" in case],
+        "plots": [
+            {"title": METRICS[metric], "svg": over_cases(compared)}
+            for metric, compared in by_metric.items()
+            if metric != "size_bytes"
+        ],
+    }  # fmt: skip
+
+
+def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Ours over time, case by case: plots of what was measured more than once on one machine."""
+    plots = []
+    names = dict.fromkeys(case["name"] for run in runs for case in run["cases"])
+    for name in names:
+        for metric in ("seconds", "cpu_seconds", "size_bytes"):
+            series = [
+                (run["date"], median(builds.values(case, run["binaries"][0]["label"], metric)))
+                for run in runs
+                for case in run["cases"]
+                if case["name"] == name and metric in case.get("metrics", [])
+            ]
+            if len(series) > 1:
+                plots.append(
+                    {
+                        "title": f"{name}: {METRICS[metric]}",
+                        "svg": over_time({name: series}, metric),
+                    }
+                )
+    return plots
+
+
+def render(results: Sequence[Mapping[str, Any]]) -> str:
+    """The page of all results."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"size": size, "svg": Markup}
+    machines = []
+    for one in results:
+        # Hardware that differs is not compared over time.
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for run in one["runs"]:
+            host = run["host"]
+            groups.setdefault(f"{host['cpus']} x {host['cpu']}", []).append(run)
+        machines += [
+            {"host": runs[-1]["host"], "runs": [_run(run) for run in reversed(runs)], "trend": _trend(runs)}
+            for runs in groups.values()
+        ]  # fmt: skip
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(machines=machines)
+
+
+def write(results: Path, output: Path) -> Path:
+    """Make the report of a folder of results.
+
+    Args:
+        results: the folder.
+        output: the folder for the report.
+
+    Returns:
+        The report.
+
+    Raises:
+        CheckError: there are no results.
+    """
+    paths = sorted(results.glob(f"{builds.NAME}.*.json"))
+    if not paths:
+        raise CheckError(f"no results in {dist.shown(results)}", "run `invoke benchmark` first")
+    output.mkdir(parents=True, exist_ok=True)
+    dist.write_whole(output / INDEX, render([builds.load(path) for path in paths]))
+    return output / INDEX
