@@ -7,6 +7,7 @@ documentation and translations are left out as Debian leaves them out of its own
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -106,7 +107,9 @@ def times(folder: Path) -> list[Case]:
     """Building, and from `docker run` to an answer where there is a docker engine."""
     copy = checkout(folder / "checkout")
     target = dist.folder(Target.here())
-    process.run(["cp", "-a", target, copy / "dist" / target.name])
+    (copy / "dist").mkdir()
+    process.run(["cp", "-a", target, copy / "dist"])
+    shutil.rmtree(copy / "dist" / target.name / dist.IMAGE)
     env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
 
     def build(*words: str) -> Sample:
