@@ -1,0 +1,44 @@
+"""Results of suites, as they are recorded and as evidence has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from buildkit_riscv64.arch import Target
+from buildkit_riscv64.validation import evidence, versions
+
+TARGET = Target.parse("linux-riscv64")
+WHEN = "2026-11-25T11:00:00Z"
+
+
+def scene(name: str = "test_one", outcome: str = "passed", *, group: str = "life", **changes: Any) -> dict[str, Any]:  # fmt: skip
+    """What became of a scenario."""
+    made: dict[str, Any] = {
+        "group": group, "name": name, "title": f"The title of {name}", "outcome": outcome,
+        "seconds": 1.5, "reason": "another kernel would" if outcome == "not proven" else "",
+        "failure": "E   AssertionError: no" if outcome == "failed" else "", "logs": [],
+    }  # fmt: skip
+    return made | changes
+
+
+def result(*scenes: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What became of a suite."""
+    scenarios: Sequence[dict[str, Any]] = scenes or [scene()]
+    made: dict[str, Any] = {
+        "started": WHEN, "finished": "2026-11-25T11:10:00Z", "seconds": 600.0, "partial": False,
+        "select": "", "online": False, "aborted": "",
+        "versions": {**dict.fromkeys(versions.NAMES), "kernel": "6.12.1"},
+        "counts": evidence.counts(scenarios), "scenarios": list(scenarios),
+    }  # fmt: skip
+    return made | changes
+
+
+def record(path: Path, *results: dict[str, Any], collected: Sequence[dict[str, Any]] = (), rest: str = "") -> None:  # fmt: skip
+    """What the recorder writes; `rest` is what it was writing when it was ended."""
+    keys = ("group", "name", "title")
+    planned = [{key: one[key] for key in keys} for one in [*results, *collected]]
+    lines = [{"collected": planned}, *({"result": {"suite": "x", **one}} for one in results)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + rest)
