@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -28,12 +28,11 @@ from benchmarks.measure import (
     in_turns,
     peak_bytes,
 )
-from benchmarks.sides import OURS, Side
+from benchmarks.sides import OURS, Build, Running, Side
 from buildkit_riscv64 import binfmt, dist, doctor, host, process, project
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
 from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
-from buildkit_riscv64.image.daemon import Daemon
 from tests.validation import bases
 
 NAME = "builds"
@@ -77,11 +76,11 @@ def foreign() -> Platform | None:
     return next((one for one in _FOREIGN if one is not Platform.here() and binfmt.runs(one)), None)
 
 
-def reason_not_to(case: Declared) -> str:
+def reason_not_to(case: Declared, compared: Sequence[Side]) -> str:
     """Why a case cannot be measured here; nothing when it can."""
     if case.foreign and foreign() is None:
         return "no emulator is registered: `invoke doctor --phase validation --fix`"
-    return ""
+    return next(filter(None, (side.reason_not_to(case) for side in compared)), "")
 
 
 def _write_files(folder: Path, case: Declared) -> None:
@@ -112,15 +111,12 @@ class Bench:
         self.context = folder / "context"
         self.output = folder / "output"
         self.changes = 0
+        self.platform = foreign() if case.foreign else None
+        self.base = bases.busybox(self.platform or Platform.here())
         if case.context:
             shutil.copytree(declaration.CONTEXTS / case.context, self.context)
             if case.files:
                 _write_files(self.context / "data", case)
-            platform = foreign() if case.foreign else None
-            self.base = [
-                *bases.busybox(platform or Platform.here()).flags(),
-                *([f"--opt=platform={platform}"] if platform else []),
-            ]
 
     def sample(self, side: Side) -> Sample:
         """Run it once."""
@@ -131,54 +127,58 @@ class Bench:
         began = time.monotonic()
         recorder = self.recorder if side.label == OURS else None
         flags = recorder.flags if recorder else []
-        with side.started(self.folder, flags) as daemon:
+        with side.started(self.folder, self.base, flags) as daemon:
             if self.case.start:
                 seconds = time.monotonic() - began
                 return Sample(
                     round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=cpu_seconds(daemon.pid)
                 )
-            self._build(side, daemon, declaration.CONTEXTS / "base", self.base)
+            ours = self._asked()
+            self._build(
+                side, daemon, [replace(ours, context=declaration.CONTEXTS / "base", arguments=())]
+            )
             if self.case.again:
-                before = [one for one in self._arguments() if not one.startswith("--output")]
-                self._build(side, daemon, self.context, before)
+                kept = [one for one in ours.arguments if not one.startswith("--output")]
+                self._build(side, daemon, [replace(ours, arguments=kept)])
             if self.case.change:
                 self.changes += 1
                 (self.context / "data" / "00000").write_text(f"another {self.changes}\n")
             with recorder.recording() if recorder else contextlib.nullcontext():
                 return self._measured(side, daemon)
 
-    def _arguments(self) -> list[str]:
-        return [
-            *self.base,
-            *(one.format(context=self.context, output=self.output) for one in self.case.arguments),
-        ]
+    def _asked(self) -> Build:
+        return Build(
+            context=self.context, platform=self.platform,
+            arguments=[
+                one.format(context=self.context, output=self.output) for one in self.case.arguments
+            ],
+        )  # fmt: skip
 
-    def _measured(self, side: Side, daemon: Daemon) -> Sample:
+    def _measured(self, side: Side, daemon: Running) -> Sample:
         os.sync()
         forget_peak(daemon.pid)
         cpu = cpu_seconds(daemon.pid)
         began = time.monotonic()
-        self._build(side, daemon, self.context, self._arguments(), parallel=self.case.parallel)
+        self._build(
+            side, daemon, [replace(self._asked(), number=n) for n in range(self.case.parallel)]
+        )
         seconds = time.monotonic() - began
         cpu = cpu_seconds(daemon.pid) - cpu
         self.output.unlink(missing_ok=True)
         return Sample(round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=round(cpu, 3))
 
-    def _build(
-        self, side: Side, daemon: Daemon, context: Path, arguments: Sequence[str], parallel: int = 1
-    ) -> None:
-        """Build, with as many clients at the same time; all must succeed."""
-        command = side.build_command(daemon.address, context, arguments)
+    def _build(self, side: Side, daemon: Running, asked: Sequence[Build]) -> None:
+        """Build all at the same time, each with a client of its own; all must succeed."""
         with contextlib.ExitStack() as stack:
             group = process.Group()
             stack.callback(group.close)
-            said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(parallel)]
+            said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in asked]
             clients = [
                 group.start(
-                    [*command, f"--opt=build-arg:NUMBER={number}"],
-                    stdout=file.fileno(), stderr=file.fileno(),
+                    daemon.command(one),
+                    env=daemon.env, stdout=file.fileno(), stderr=file.fileno(),
                 )
-                for number, file in enumerate(said)
+                for one, file in zip(asked, said, strict=True)
             ]  # fmt: skip
             for client, file in zip(clients, said, strict=True):
                 if code := client.wait():
@@ -186,7 +186,7 @@ class Bench:
                     words = file.read().strip()
                     say(words[-2000:])
                     raise BuildError(
-                        f"{self.case.name} with {side.label}: buildctl failed"
+                        f"{self.case.name} with {side.label}: its client failed"
                         f" ({process.describe_exit(code)}): {(words.splitlines() or ['no word'])[-1]}",
                         "what it said is above",
                     )
@@ -254,17 +254,18 @@ def run(options: Options) -> dict[str, Any]:
     """
     cases = declaration.chosen(declaration.load(), options.only, options.count)
     recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
-    compared = [sides.ours(), *([sides.against(options.against)] if options.against else [])]
     doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=options.yes)
     load = os.getloadavg()[0]
     records: list[dict[str, Any]] = []
     with _workshop() as folder:
+        compared = sides.compared(options.against, folder)
         for case in cases:
-            if reason := reason_not_to(case):
+            if reason := reason_not_to(case, compared):
                 say(f"{case.name}: not measured: {reason}")
                 records.append({"name": case.name, "description": case.description, "skipped": reason})  # fmt: skip
                 continue
             records.append(_record(case, measure(case, compared, folder, recorder)))
+        binaries = sides.describe(compared)
     if recorder:
         recorder.write()
     return {
@@ -272,7 +273,7 @@ def run(options: Options) -> dict[str, Any]:
         "host": host.facts().as_json(),
         # What else the machine had to do when this began: ratios bear that, times do not.
         "load": round(load, 2),
-        "binaries": sides.describe(compared),
+        "binaries": binaries,
         "cases": records,
     }
 

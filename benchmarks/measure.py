@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from buildkit_riscv64 import host, process, project
+from buildkit_riscv64.console import say
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -112,7 +113,7 @@ def in_turns(case: Case, count: int, ways: Mapping[str, Callable[[], Sample]]) -
         for way, do in list(ways.items())[:: -1 if number % 2 else 1]:
             sample = do()
             case.samples.setdefault(way, []).append(sample)
-            print(f"{case.name} {number + 1}/{count} {way}: {sample.seconds:.2f} s", flush=True)
+            say(f"{case.name} {number + 1}/{count} {way}: {sample.seconds:.2f} s")
     return case
 
 

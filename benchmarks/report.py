@@ -7,11 +7,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import builds
 from benchmarks.measure import RESULTS
+from benchmarks.page import METRICS, shown
 from buildkit_riscv64 import project
 from buildkit_riscv64.console import size
 
 PAGE = project.ROOT / "docs" / "benchmarks.md"
+#: What people say of the numbers, above them.
+FOUND = Path(__file__).with_name("found.md")
 INTRODUCTION = """\
 # Benchmarks
 
@@ -62,8 +66,59 @@ def _row(case: dict[str, Any]) -> str:
     )
 
 
+def _runs(result: dict[str, Any]) -> str:
+    """The tables of `invoke benchmark`: of each comparison the newest."""
+    newest = {tuple(one["label"] for one in run["binaries"]): run for run in result["runs"]}
+    return "\n".join(map(_run, newest.values()))
+
+
+def _run(run: dict[str, Any]) -> str:
+    labels = [one["label"] for one in run["binaries"]]
+    ratios = {(case["name"], metric): ratio for case, metric, ratio in builds.compare(run)}
+    rows, skipped = [], []
+    for case in run["cases"]:
+        if "skipped" in case:
+            skipped.append(f"Not measured: {case['name']}: {case['skipped']}.")
+        for metric in case.get("metrics", []):
+            medians = [shown(metric, median(builds.values(case, one, metric))) for one in labels]
+            ratio = ratios.get((case["name"], metric))
+            told = [str(ratio), ratio.verdict] if ratio else [""] * 2
+            cells = [
+                case["name"],
+                METRICS[metric],
+                *medians,
+                *told,
+                str(len(case["samples"]["ours"])),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    header = ["case", "what", *labels, "ratio", "ours takes", "runs"]
+    host = run["host"]
+    return "\n".join(
+        [
+            f"## {' against '.join(labels)}: {host['execution']}",
+            "",
+            f"{run['date'][:10]}, on {host['cpus']} x {host['cpu']}, linux/{host['arch']},"
+            f" {size(host['memory_bytes'])}, {host['distribution']}, {host['kernel']},"
+            f" load {run['load']} before it began; "
+            + ", ".join(
+                f"{one['label']} {one['version']} sha256 {list(one['sha256'].values())[-1][:12]}"
+                for one in run["binaries"]
+            )
+            + ".",
+            "",
+            f"| {' | '.join(header)} |",
+            f"|{' --- |' * len(header)}",
+            *rows,
+            *(["", *skipped] if skipped else []),
+            "",
+        ]
+    )
+
+
 def section(result: dict[str, Any]) -> str:
     """The table of one result."""
+    if "runs" in result:
+        return _runs(result)
     host = result["host"]
     execution = result["execution"]
     lines = [
@@ -82,7 +137,7 @@ def section(result: dict[str, Any]) -> str:
 def main() -> None:
     """Write the page."""
     results = [json.loads(path.read_text()) for path in sorted(Path(RESULTS).glob("*.json"))]
-    PAGE.write_text("\n".join([INTRODUCTION, *map(section, results)]))
+    PAGE.write_text("\n".join([INTRODUCTION, FOUND.read_text(), *map(section, results)]))
     print(f"wrote {PAGE.relative_to(project.ROOT)}")
 
 

@@ -13,20 +13,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.declaration import Declared
 from buildkit_riscv64 import dist, pins, process, project
-from buildkit_riscv64.arch import Target
+from buildkit_riscv64.arch import Platform, Target
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries import source as sources
 from buildkit_riscv64.binaries import toolchain, update
 from buildkit_riscv64.console import step
 from buildkit_riscv64.errors import UsageError
 from buildkit_riscv64.image import daemon
-from buildkit_riscv64.image.daemon import Daemon
+from tests.validation.bases import BaseImage
 
 OURS = "ours"
 #: Of `--against`: the pinned source with the flags of upstream's Dockerfile.
 UPSTREAM = "upstream"
+#: Of `--against`: the builder that is in Debian's docker engine.
+DOCKER = "docker"
 _ANSWER_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A build, however it is asked for.
+
+    Args:
+        context: the folder, with its Dockerfile.
+        platform: what for; None for this machine's.
+        number: the value of the build argument NUMBER.
+        arguments: what buildctl and buildx both take, as in `--secret=…`.
+    """
+
+    context: Path
+    platform: Platform | None = None
+    number: int = 0
+    arguments: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A daemon that answers.
+
+    Args:
+        pid: of the daemon itself.
+        command: what asks it for a build.
+        env: the whole environment of that.
+    """
+
+    pid: int
+    command: Callable[[Build], list[str]]
+    env: Mapping[str, str] = dataclasses.field(default_factory=process.environment)
+
+
+def _for_buildctl(build: Build, base: BaseImage) -> list[str]:
+    return [
+        "--progress=plain", "--frontend=dockerfile.v0", f"--local=context={build.context}",
+        f"--local=dockerfile={build.context}", f"--opt=build-arg:NUMBER={build.number}",
+        *base.flags(), *([f"--opt=platform={build.platform}"] if build.platform else []),
+        *build.arguments,
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,19 +99,24 @@ class Side:
         return " ".join(said.split()[2:3])
 
     @contextlib.contextmanager
-    def started(self, folder: Path, flags: Sequence[str] = ()) -> Iterator[Daemon]:
-        """A daemon that knows nothing yet; what it learns stays in the folder."""
+    def started(
+        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
+    ) -> Iterator[Running]:
+        """A daemon that knows nothing yet; what it learns stays in the folder.
+
+        Args:
+            folder: for its state.
+            base: what `FROM base` will mean.
+            flags: of buildkitd besides.
+        """
         state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
         with daemon.started(self.binaries, state, flags) as running:
-            yield running
+            client = [str(self.binaries / "buildctl"), "--addr", running.address, "build"]
+            yield Running(running.pid, lambda one: [*client, *_for_buildctl(one, base)])
 
-    def build_command(self, address: str, context: Path, arguments: Sequence[str]) -> list[str]:
-        """The command that builds a folder with a Dockerfile."""
-        return [
-            str(self.binaries / "buildctl"), "--addr", address, "build", "--progress=plain",
-            "--frontend=dockerfile.v0", f"--local=context={context}",
-            f"--local=dockerfile={context}", *arguments,
-        ]  # fmt: skip
+    def reason_not_to(self, _case: Declared) -> str:
+        """Why this side cannot do a case; nothing when it can."""
+        return ""
 
 
 def _complete(folder: Path) -> bool:
@@ -215,6 +264,20 @@ def _label(path: Path) -> str:
     resolved = path.resolve()
     name = resolved.parent.name if resolved.name == "bin" else resolved.name
     return f"{name}'s" if name == OURS else name
+
+
+def compared(text: str, folder: Path) -> list[Side]:
+    """Ours, and what `--against` means, if that is anything.
+
+    Args:
+        text: as in :func:`against`, or `docker`.
+        folder: for what has to run meanwhile.
+    """
+    if text == DOCKER:
+        from benchmarks import engine
+
+        return engine.sides(ours().binaries, folder)
+    return [ours(), *([against(text)] if text else [])]
 
 
 def describe(sides: Sequence[Side]) -> list[Mapping[str, Any]]:

@@ -113,6 +113,11 @@ def command(root: Path, program: str) -> list[str]:
     return [str(loader), "--library-path", str(libraries), str(root / program)]
 
 
+def program() -> Path:
+    """The engine's program."""
+    return _root() / DOCKERD
+
+
 def registry() -> list[str]:
     """How Debian's docker-registry runs out here: installed, it would be a service."""
     return command(_root(), REGISTRY)
@@ -178,6 +183,17 @@ class Engine:
         assert self._running is not None, "it does not run"
         (init,) = process.children(self._running[1].pid)
         return Access(self.env, ("nsenter", f"--net=/proc/{init}/ns/net"))
+
+    @property
+    def pid(self) -> int:
+        """Of dockerd itself, below what has entered its root for it."""
+        assert self._running is not None, "it does not run"
+        below = process.children(self._running[1].pid)
+        for pid in below:
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "dockerd":
+                return pid
+            below += process.children(pid)
+        raise AssertionError("there is no dockerd")
 
     def stop(self) -> None:
         """End it; containers get as long as process.GRACE_SECONDS."""

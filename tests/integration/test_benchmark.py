@@ -1,0 +1,102 @@
+"""`invoke benchmark` on real daemons: two small cases, the same binaries on both sides.
+
+With BUILDKIT_TEST_DIST, the binaries are those of that dist/.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import builds
+from buildkit_riscv64 import host
+from buildkit_riscv64.arch import Target
+from buildkit_riscv64.binaries import pgo
+from buildkit_riscv64.host import Execution
+
+from ..processes import eventually
+from .miniature import Project, refused, remove, succeeded
+
+pytestmark = [pytest.mark.integration, pytest.mark.image]
+
+BOUND = 1800.0 if host.execution() is not Execution.NATIVE else 300.0
+CASES = ("--only=size-buildctl,daemon-start,simple", "--count=1")
+
+
+@pytest.fixture
+def project(upstream_project: Project, upstream_target: Path, tmp_path: Path) -> Iterator[Project]:
+    """A checkout with real binaries and no results; nothing is left of a run."""
+    results = upstream_project.root / "benchmarks" / "results"
+    remove(results)
+    (tmp_path / "work").mkdir()
+    yield Project(upstream_project.root, {**upstream_project.env, "TMPDIR": str(tmp_path / "work")})
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_comparison_with_itself(project: Project, upstream_target: Path, tmp_path: Path) -> None:
+    profile, output = tmp_path / "cpu.pprof", tmp_path / "report"
+    for number in (1, 2):
+        done = project.invoke(
+            "benchmark", f"--against={upstream_target}", *CASES, "--json",
+            f"--output={output}", f"--profile={profile}", timeout=BOUND,
+        )  # fmt: skip
+        told = succeeded(done).json
+        (path,) = (project.root / "benchmarks" / "results").iterdir()
+        kept = builds.load(path)["runs"]
+        assert len(kept) == number
+    ratios = told.pop("ratios")
+    assert kept[-1] == told
+    label = Target.here().name
+    assert [one["label"] for one in told["binaries"]] == ["ours", label]
+    ours, theirs = (one["sha256"] for one in told["binaries"])
+    assert ours == theirs
+    assert told["host"] == host.facts().as_json()
+    size, start, simple = told["cases"]
+    assert size["samples"]["ours"] == size["samples"][label]
+    for case in (start, simple):
+        assert case["samples"].keys() == {"ours", label}
+        for (sample,) in case["samples"].values():
+            assert 0.01 < sample["seconds"] < BOUND
+            assert 0 < sample["cpu_seconds"] < BOUND
+            assert 10 << 20 < sample["peak_bytes"] < 1 << 30
+    by_name = {(one["case"], one["metric"]): one for one in ratios}
+    assert by_name["size-buildctl", "size_bytes"]["median"] == 1
+    # One pair shows no difference, whatever it was.
+    assert {one["verdict"] for one in ratios} == {"none shown"}
+    page = (output / "index.html").read_text()
+    assert page.count(f"ours against {label}") == 2
+    assert "<svg" in page
+    assert "<script" not in page
+    assert "Over time" in page
+    assert pgo.read(profile).content
+
+
+def test_killed_it_leaves_nothing(project: Project, tmp_path: Path) -> None:
+    with project.started("benchmark", "--only=high-parallelization-16x") as run:
+        assert eventually(lambda: list((tmp_path / "work").rglob("state-*/runc-*")), BOUND)
+        run.process.send_signal(signal.SIGKILL)
+        run.process.wait()
+        project.no_strays()
+        assert eventually(lambda: not list((tmp_path / "work").iterdir()), 60)
+    assert not (project.root / "benchmarks" / "results").exists()
+
+
+def test_what_cannot_be_compared(project: Project, tmp_path: Path) -> None:
+    refused(project.invoke("benchmark", "--only=none"), 2, "no such case")
+    refused(project.invoke("benchmark", "--against=./none"), 2, "no buildkitd and buildctl")
+    refused(project.invoke("benchmark", "--profile=/none/x"), 2, "no such folder")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("buildkitd", "buildctl"):
+        (broken / name).write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+        (broken / name).chmod(0o755)
+    done = project.invoke("benchmark", f"--against={broken}", *CASES, timeout=BOUND)
+    refused(done, 6, "buildkitd does not answer: broken")
+    assert not (project.root / "benchmarks" / "results").exists()
+    assert (
+        json.loads(succeeded(project.invoke("--dry", "benchmark", "--json")).stdout or "{}") == {}
+    )

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import copy
+import html.parser
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import builds, declaration, measure, page, report
+from benchmarks.builds import Options
+from buildkit_riscv64 import binfmt, host
+from buildkit_riscv64.errors import CheckError, StorageError, UsageError
+
+
+def a_case(name: str, ours: list[float], theirs: list[float] | None = None) -> dict[str, Any]:
+    ways = {"ours": ours, **({"upstream": theirs} if theirs else {})}
+    return {
+        "name": name, "description": "what it is", "metrics": ["seconds", "peak_bytes"],
+        "samples": {
+            way: [{"seconds": one, "peak_bytes": 1 << 20} for one in taken]
+            for way, taken in ways.items()
+        },
+    }  # fmt: skip
+
+
+def a_run(*cases: dict[str, Any], date: str = "2026-11-25T11:12:13Z", labels: tuple[str, ...] = ("ours", "upstream")) -> dict[str, Any]:  # fmt: skip
+    return {
+        "date": date, "host": host.facts().as_json(), "load": 0.5,
+        "binaries": [
+            {"label": one, "version": "v0.32.2", "sha256": {"buildctl": "0" * 64, "buildkitd": "1" * 64}}
+            for one in labels
+        ],
+        "cases": [*cases],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run() -> dict[str, Any]:
+    return a_run(
+        a_case("simple", [1.0, 1.1, 0.9, 1.0, 1.2], [2.0, 2.1, 1.9, 2.2, 2.0]),
+        {"name": "emulator", "description": "another", "skipped": "no <emulator>"},
+    )
+
+
+def test_runs_are_appended(run: dict[str, Any], tmp_path: Path) -> None:
+    path = builds.keep(run, tmp_path)
+    facts = host.facts()
+    assert path.name == f"builds.linux-{facts.arch}.{facts.execution}.json"
+    first = builds.load(path)["runs"]
+    later = {**run, "date": "2026-11-26T00:00:00Z"}
+    assert builds.load(builds.keep(later, tmp_path))["runs"] == [*first, later]
+
+
+def changed(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(results: dict[str, Any]) -> None:
+        node: Any = results
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed(["format"], 2), changed(["runs"], []), changed(["more"], 1),
+        changed(["runs", 0, "date"], "yesterday"), changed(["runs", 0, "load"], "high"),
+        changed(["runs", 0, "host", "execution"], "guessed"), changed(["runs", 0, "binaries"], []),
+        changed(["runs", 0, "binaries", 0, "sha256", "buildkitd"], "0"),
+        changed(["runs", 0, "cases", 0, "name"], "<script>"),
+        changed(["runs", 0, "cases", 0, "metrics"], ["furlongs"]),
+        changed(["runs", 0, "cases", 0, "samples", "ours"], []),
+        changed(["runs", 0, "cases", 0, "samples", "ours", 0, "seconds"], -1),
+        changed(["runs", 0, "cases", 1, "skipped"], ""),
+    ],
+)  # fmt: skip
+def test_the_schema(run: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
+    path = builds.keep(run, tmp_path)
+    results = json.loads(path.read_text())
+    assert builds.objection(results) == ""
+    change(results)
+    assert builds.objection(results)
+    path.write_text(json.dumps(results))
+    with pytest.raises(CheckError, match="cannot use"):
+        builds.keep(run, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
+def test_results_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "builds.x.json"
+    path.write_text(text)
+    with pytest.raises(CheckError, match="cannot use"):
+        builds.load(path)
+
+
+def test_what_cannot_be_kept_is_not(run: dict[str, Any], tmp_path: Path) -> None:
+    path = builds.keep(run, tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(CheckError, match="cannot be kept"):
+        builds.keep({**run, "load": -1}, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_kept_results_are_good() -> None:
+    for path in measure.RESULTS.glob("builds.*.json"):
+        builds.load(path)
+
+
+def test_compared(run: dict[str, Any]) -> None:
+    seen = {(case["name"], metric): ratio for case, metric, ratio in builds.compare(run)}
+    assert seen.keys() == {("simple", "seconds"), ("simple", "peak_bytes")}
+    assert seen["simple", "seconds"].verdict == "less"
+    assert seen["simple", "peak_bytes"].verdict == "none shown"
+    assert not list(builds.compare(a_run(a_case("simple", [1.0]), labels=("ours",))))
+
+
+# The report.
+
+
+class Page(html.parser.HTMLParser):
+    """What a page asks for, and what it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.asked: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.asked += [str(v) for k, v in attrs if k in {"src", "href", "xlink:href", "action"}]
+        self.asked += [k for k, _ in attrs if k.startswith("on")]
+
+
+def test_the_page_is_self_contained(run: dict[str, Any], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    builds.keep(run, results)
+    builds.keep({**run, "date": "2026-11-26T00:00:00Z"}, results)
+    text = page.write(results, tmp_path / "output").read_text()
+    seen = Page()
+    seen.feed(text)
+    assert "script" not in seen.tags
+    assert seen.asked == []
+    assert "@import" not in text
+    assert "url(" not in text
+    assert seen.tags.count("svg") >= 3, "two plots of each run over cases, and some over time"
+    for words in (
+        "ours against upstream",
+        "0.50",
+        "no &lt;emulator&gt;",
+        "prefers-color-scheme: dark",
+    ):
+        assert words in text
+
+
+def test_the_page_believes_nothing(tmp_path: Path) -> None:
+    bad = "<img src=x onerror=alert(1)>"
+    run = a_run(a_case("simple", [1.0]), labels=(bad,))
+    run["cases"][0]["samples"] = {bad: run["cases"][0]["samples"].pop("ours")}
+    run["cases"][0]["description"] = f'"{bad}'
+    run["host"]["kernel"] = run["binaries"][0]["version"] = bad
+    builds.keep(run, tmp_path)
+    seen = Page()
+    seen.feed(page.write(tmp_path, tmp_path / "output").read_text())
+    assert "img" not in seen.tags
+    assert seen.asked == []
+
+
+def test_no_results_no_page(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="no results"):
+        page.write(tmp_path, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+def test_other_hardware_is_not_compared_over_time(run: dict[str, Any]) -> None:
+    other = copy.deepcopy(run)
+    other["host"]["cpu"] = "another"
+    text = page.render([{"runs": [run, other]}])
+    assert "Over time" not in text
+    assert "Over time" in page.render([{"runs": [run, {**run, "date": "2026-11-26T00:00:00Z"}]}])
+
+
+def test_the_documentation_has_its_table(run: dict[str, Any]) -> None:
+    text = report.section({"name": "builds", "format": 1, "runs": [run]})
+    assert "| simple | time | 1.00 s | 2.00 s | 0.50 (" in text
+    assert "emulator: no <emulator>" in text
+
+
+# Measuring.
+
+
+def test_processor_time_has_that_of_children() -> None:
+    before = measure.cpu_seconds(os.getpid())
+    child = os.fork()
+    if not child:
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert 0.2 <= measure.cpu_seconds(os.getpid()) - before < 3
+
+
+def test_a_peak_is_forgotten() -> None:
+    large = bytearray(os.urandom(1)) * (64 << 20)
+    assert len(large) == 64 << 20
+    high = measure.peak_bytes(os.getpid())
+    del large
+    measure.forget_peak(os.getpid())
+    assert measure.peak_bytes(os.getpid()) < high - (32 << 20)
+
+
+def test_files_are_the_same_each_time(tmp_path: Path) -> None:
+    case = next(one for one in declaration.load() if one.name == "export-gzip")
+    for name in ("a", "b"):
+        builds._write_files(tmp_path / name, case)
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("a", "b"))
+    assert len(first) == case.files
+    assert first[0].stat().st_size == case.bytes
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert first[0].read_bytes() != first[1].read_bytes()
+
+
+def test_without_an_emulator_a_case_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binfmt, "runs", lambda _platform: False)
+    skipped = [c.name for c in declaration.load() if builds.reason_not_to(c, [])]
+    assert skipped == ["emulator"]
+
+
+def test_a_dry_run_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr(builds, "run", lambda _options: pytest.fail("measured"))
+    assert builds.main(Options(only="simple", count=3, dry=True)) is None
+    assert "would measure, 3 times: simple: " in capsys.readouterr().err
+
+
+def test_too_little_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(host, "free_bytes", lambda _path: builds.NEEDED_BYTES - 1)
+    with pytest.raises(StorageError, match="GiB free"), builds._workshop():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "run", lambda _options: pytest.fail("measured"))
+    with pytest.raises(UsageError, match="no such folder"):
+        builds.main(Options(profile=str(tmp_path / "none" / "cpu.pprof")))
