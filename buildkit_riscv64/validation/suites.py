@@ -59,7 +59,7 @@ SUITES = {
             "rootless", "as an ordinary user",
             (*_COMMON, "fuse-overlayfs", "newuidmap", "rootlesskit", "slirp4netns"), images=True,
         ),
-        Suite("platforms", "building for other architectures", (*_COMMON, "go", "umoci"), emulators=True),  # fmt: skip
+        Suite("platforms", "building for other architectures", (*_COMMON, "go", "umoci"), emulators=True),
     )
 }  # fmt: skip
 
