@@ -19,12 +19,39 @@ FOUND = Path(__file__).with_name("found.md")
 INTRODUCTION = """\
 # Benchmarks
 
-Made by `python -m benchmarks.report` of the samples in `benchmarks/results/`.
-Times are medians of runs that took turns, with the fastest and the slowest in
-brackets; sizes are exact. Each table says how the machine executes: a figure from emulation says
-nothing about hardware.
+Made by `python -m benchmarks.report` of the samples in `benchmarks/results/`; only what
+was found is written by hand, in `benchmarks/found.md`. Each table says how the machine
+executes: a figure from emulation says nothing about hardware.
 
-`nox -s benchmark` measures again, on your machine.
+```sh
+invoke benchmark                              # what is in dist/, alone
+invoke benchmark --against v0.32.1            # in turns with a release, compiled as ours is
+invoke benchmark --against upstream           # with the same source and upstream's own flags
+invoke benchmark --against dist/linux-amd64-pgo    # a folder, or a tarball
+invoke benchmark --against docker             # with the builder in Debian's docker engine
+invoke benchmark --only simple,export --count 9
+nox -s benchmark                              # what we add to the Go compiler, qemu, the image
+```
+
+The cases are those that the field uses, by the names of
+[moby/buildkit-bench](https://github.com/moby/buildkit-bench) where it has them;
+`benchmarks/cases.toml` declares them, and needs no registry. Each run of a case has a
+daemon of its own that knows only the base image. Two sides take turns, A B B A, in one
+run. Time is what the clients wait; processor time is the daemon's and that of all that it
+started (also the containers); memory is the most that the daemon itself held (VmHWM).
+
+A ratio is ours divided by the other's: the median of the ratios of runs side by side. The
+brackets are a 95 % bootstrap interval: the pairs are drawn again, with replacement, two
+thousand times, and the middle 95 % of those medians taken. Where 1 is in it no difference was
+shown. Sizes are exact. Many rows are many chances: of twenty rows without any difference, one
+looks like one.
+
+The samples are kept, run after run, with the machine, how it executes, its load and the digests
+of the binaries; `dist/benchmark/index.html` shows them with plots, over cases and over
+time. `--output` puts it elsewhere.
+
+`invoke benchmark --profile cpu.pprof` records what our daemon is busy with meanwhile, and
+`invoke build-binaries --pgo cpu.pprof` compiles for that.
 """
 
 
