@@ -196,7 +196,7 @@ def test_incomplete_machines(publish: Publish, change: Callable[[Any], object], 
 
 def test_an_emulated_machine_will_do(publish: Publish) -> None:
     published = publish(WHOLE)
-    published.manifest["host"]["execution"] = "qemu-system"  # type: ignore[index]
+    published.manifest["host"]["execution"] = "qemu-system"
     assert evidence.complete(published) == []
 
 

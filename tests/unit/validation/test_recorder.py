@@ -78,7 +78,7 @@ def test_teardown(no_teardown):
 
 def pytest_in(folder: Path, *words: str) -> list[str]:
     return [
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", recorder.__name__, "-q",
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", recorder.__name__, "-q",
         f"--rootdir={folder}", f"--record={folder / 'record'}", *words, str(folder),
     ]  # fmt: skip
 
