@@ -23,6 +23,8 @@ class Gate:
         self._words = ["nc", LOOPBACK, str(port)]
         #: What RUN has to say to wait here; once the gate is open it goes through.
         self.command = f"nc {LOOPBACK} {port} </dev/null || true"
+        #: What it says to leave somebody behind here, who holds none of its files open.
+        self.leaving = f"(nc {LOOPBACK} {port} </dev/null >/dev/null 2>&1 &)"
 
     def wait(self) -> list[int]:
         """Until somebody waits here: the processes that do."""

@@ -13,6 +13,9 @@ from buildkit_riscv64 import process
 from ...integration.miniature import script
 from ..daemon import Daemon, NewDaemon
 
+#: As many user ids as Debian grants somebody.
+USUAL = 65536
+
 # Arguments: a folder, user and group id, and what to run as them. This is the first process
 # of the daemon's namespaces, so nothing that it mounts is on the machine. In there the user
 # exists, may use what udev opens to everybody, and may reach the binaries. It ends after
@@ -59,6 +62,7 @@ class User:
         uid: theirs.
         gid: theirs.
         first: the first id that they are granted.
+        granted: how many.
         files: what /etc has to say so that they exist, by name; nothing if they do.
     """
 
@@ -66,6 +70,7 @@ class User:
     uid: int
     gid: int
     first: int
+    granted: int
     files: dict[str, str] = field(default_factory=dict)
 
     def seen(self, inside: int) -> int:
@@ -84,22 +89,22 @@ def existing() -> User | None:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        if entry.pw_uid and int(count) >= 65536:
-            return User(name, entry.pw_uid, entry.pw_gid, int(first))
+        if entry.pw_uid and int(count) >= USUAL:
+            return User(name, entry.pw_uid, entry.pw_gid, int(first), int(count))
     return None
 
 
 def invented() -> User:
     """A user who exists only where their daemon runs."""
     uid, first = 64738, 1 << 20
-    granted = f"tester:{first}:65536\n"
+    granted = f"tester:{first}:{USUAL}\n"
     files = {
         "passwd": f"{Path('/etc/passwd').read_text()}tester:x:{uid}:{uid}::/:/bin/sh\n",
         "group": f"{Path('/etc/group').read_text()}tester:x:{uid}:\n",
         "subuid": granted,
         "subgid": granted,
     }
-    return User("tester", uid, uid, first, files)
+    return User("tester", uid, uid, first, USUAL, files)
 
 
 class RootlessDaemon:
@@ -172,7 +177,7 @@ class RootlessDaemon:
         assert not left, f"processes left behind: {left}"
         before, after = ((folder / f"mounts.{when}").read_text() for when in ("before", "after"))
         assert before == after
-        granted = {self.user.uid, *range(self.user.first, self.user.first + 65536)}
+        granted = {self.user.uid, *range(self.user.first, self.user.first + self.user.granted)}
         others = {uid: path for uid, path in self.owners().items() if uid not in granted}
         assert not others, f"files of somebody else's: {others}"
 
