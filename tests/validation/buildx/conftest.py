@@ -26,8 +26,9 @@ def client(
     place = images["root"].path
     (archive,) = place.glob("*.image.tar")
     client = Docker(engine, tmp_path_factory.mktemp("buildx"))
-    config = layout.load(place / "layout").manifest["config"]["digest"]
-    with client.loaded(archive, config) as client.image:
+    image = layout.load(place / "layout")
+    digests = image.digest, image.manifest["config"]["digest"]
+    with client.loaded(archive, digests) as client.image:
         yield client
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,12 @@ class Docker:
         return self.buildx(*args, "--help", env={"BUILDX_EXPERIMENTAL": "1"}).good().stdout
 
     @contextlib.contextmanager
-    def loaded(self, archive: Path, config: str) -> Iterator[str]:
+    def loaded(self, archive: Path, digests: Collection[str]) -> Iterator[str]:
         """Our image, loaded from its archive under a name of our own.
 
         Args:
             archive: the file.
-            config: the digest of its configuration, which is what engines know it by.
+            digests: of its manifest and of its configuration: engines know it by one of them.
         """
         with tarfile.open(archive) as tar:
             content = tar.extractfile("manifest.json")
@@ -101,7 +101,7 @@ class Docker:
             try:
                 assert name in self("load", "--input", archive).good().stdout
                 self("tag", name, ours).good()
-                assert self.inspect("image", ours)["Id"] == config
+                assert self.inspect("image", ours)["Id"] in digests
                 # The name in the archive may be one that the engine's owner uses.
                 self("tag", before["Id"], name).good() if before else self("rmi", name).good()
                 yield ours
