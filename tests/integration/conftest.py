@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import pins
+from buildkit_riscv64 import dist, pins
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import toolchain
 
@@ -124,7 +124,7 @@ def upstream_target(upstream_project: Project) -> Path:
     """
     target = upstream_project.dist / Target.here().name
     if ready := os.environ.get("BUILDKIT_TEST_DIST"):
-        ignored = shutil.ignore_patterns("image")
+        ignored = shutil.ignore_patterns(*dist.PARTS)
         shutil.copytree(Path(ready) / target.name, target, ignore=ignored)
         return target
     peak = "?"
