@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import declaration, profiles, ratios, sides
+from benchmarks import declaration, instructions, profiles, ratios, sides
 from benchmarks.declaration import Declared
 from benchmarks.measure import (
     RESULTS,
@@ -54,6 +54,7 @@ class Options:
         against: what to compare with; empty for nothing.
         only: names of cases; empty for all.
         count: how often, instead of what is declared; 0 for that.
+        instructions: count what the daemon executes, instead of time and memory.
         profile: where to write a CPU profile of our daemon; empty for none.
         output: the folder of the report; empty for `dist/benchmark/`.
         results: the folder of the results.
@@ -64,6 +65,7 @@ class Options:
     against: str = ""
     only: str = ""
     count: int = 0
+    instructions: bool = False
     profile: str = ""
     output: str = ""
     results: Path = RESULTS
@@ -111,12 +113,17 @@ class Bench:
         self.context = folder / "context"
         self.output = folder / "output"
         self.changes = 0
+        self.counts = "instructions" in case.metrics
         self.platform = foreign() if case.foreign else None
-        self.base = bases.busybox(self.platform or Platform.here())
         if case.context:
             shutil.copytree(declaration.CONTEXTS / case.context, self.context)
             if case.files:
                 _write_files(self.context / "data", case)
+
+    @functools.cached_property
+    def base(self) -> bases.BaseImage:
+        """What `FROM base` means."""
+        return bases.busybox(self.platform or Platform.here())
 
     def sample(self, side: Side) -> Sample:
         """Run it once."""
@@ -127,24 +134,33 @@ class Bench:
         began = time.monotonic()
         recorder = self.recorder if side.label == OURS else None
         flags = recorder.flags if recorder else []
-        with side.started(self.folder, self.base, flags) as daemon:
-            if self.case.start:
-                seconds = time.monotonic() - began
-                return Sample(
-                    round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=cpu_seconds(daemon.pid)
-                )
-            ours = self._asked()
-            self._build(
-                side, daemon, [replace(ours, context=declaration.CONTEXTS / "base", arguments=())]
+        log = Path(tempfile.mkdtemp(dir=self.folder)) / "counted"
+        wrap = instructions.wrap(log) if self.counts else []
+        with side.started(self.folder, self.base, flags, wrap) as daemon:
+            taken = self._sample(side, daemon, began, recorder)
+        return replace(taken, instructions=instructions.counted(log)) if self.counts else taken
+
+    def _sample(
+        self, side: Side, daemon: Running, began: float, recorder: profiles.Recorder | None
+    ) -> Sample:
+        """What is left to do with a daemon that runs."""
+        if self.case.start:
+            seconds = time.monotonic() - began
+            return Sample(
+                round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=cpu_seconds(daemon.pid)
             )
-            if self.case.again:
-                kept = [one for one in ours.arguments if not one.startswith("--output")]
-                self._build(side, daemon, [replace(ours, arguments=kept)])
-            if self.case.change:
-                self.changes += 1
-                (self.context / "data" / "00000").write_text(f"another {self.changes}\n")
-            with recorder.recording() if recorder else contextlib.nullcontext():
-                return self._measured(side, daemon)
+        ours = self._asked()
+        self._build(
+            side, daemon, [replace(ours, context=declaration.CONTEXTS / "base", arguments=())]
+        )
+        if self.case.again:
+            kept = [one for one in ours.arguments if not one.startswith("--output")]
+            self._build(side, daemon, [replace(ours, arguments=kept)])
+        if self.case.change:
+            self.changes += 1
+            (self.context / "data" / "00000").write_text(f"another {self.changes}\n")
+        with recorder.recording() if recorder else contextlib.nullcontext():
+            return self._measured(side, daemon)
 
     def _asked(self) -> Build:
         return Build(
@@ -253,8 +269,15 @@ def run(options: Options) -> dict[str, Any]:
         BuildError: a daemon or a build failed.
     """
     cases = declaration.chosen(declaration.load(), options.only, options.count)
+    if options.instructions:
+        if options.against == sides.DOCKER:
+            raise UsageError("--instructions counts buildkitd's alone", "leave it out")
+        cases = [replace(case, metrics=("instructions",)) for case in cases if not case.program]
     recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
-    doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=options.yes)
+    needed = ["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"]
+    doctor.provide(
+        [*needed, *([instructions.TOOL] if options.instructions else [])], yes=options.yes
+    )
     load = os.getloadavg()[0]
     records: list[dict[str, Any]] = []
     with _workshop() as folder:

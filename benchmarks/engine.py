@@ -58,12 +58,16 @@ class ByBuildx(_Builder):
 
     @contextlib.contextmanager
     def started(
-        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
+        self,
+        folder: Path,
+        base: BaseImage,
+        flags: Sequence[str] = (),
+        wrap: Sequence[str] = (),
     ) -> Iterator[Running]:
         """Our daemon, with a name that buildx has for it."""
         env = process.environment(self.client)
         state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
-        with daemon.started(self.binaries, state, flags) as running:
+        with daemon.started(self.binaries, state, flags, wrap) as running:
             name = f"benchmark-{running.pid}"
             create = ["docker", "buildx", "create", "--driver=remote", f"--name={name}"]
             process.read([*create, running.address], env=env)
@@ -86,11 +90,15 @@ class InTheEngine(_Builder):
 
     @contextlib.contextmanager
     def started(
-        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
+        self,
+        folder: Path,
+        base: BaseImage,
+        flags: Sequence[str] = (),
+        wrap: Sequence[str] = (),
     ) -> Iterator[Running]:
         """An engine that has nothing but the base image."""
-        if flags:
-            raise ValueError("dockerd takes none of buildkitd's flags")
+        if flags or wrap:
+            raise ValueError("this is about buildkitd")
         place = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
         with tarfile.open(place / "base.tar", "w") as tar:
             tar.add(base.layout, ".")

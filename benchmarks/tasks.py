@@ -14,6 +14,8 @@ from buildkit_riscv64.cli import command
         " `docker` for the builder that is in the docker engine. Default: nothing.",
         "only": "Only cases whose names begin so, separated by commas. benchmarks/cases.toml has all.",
         "count": "How often each case runs. Default: as benchmarks/cases.toml says.",
+        "instructions": "Count what the daemon executes (valgrind), instead of time and memory: for"
+        " machines whose time says nothing. Twenty times slower; choose cases with --only.",
         "profile": "Record a CPU profile of our daemon into this file: for `build-binaries --pgo`.",
         "output": "The report's folder. Default: dist/benchmark/.",
         "yes": "Install missing packages without asking. Implied where CI is set.",
@@ -25,6 +27,7 @@ def benchmark(
     against: str = "",
     only: str = "",
     count: int = 0,
+    instructions: bool = False,
     profile: str = "",
     output: str = "",
     yes: bool = False,
@@ -42,7 +45,7 @@ def benchmark(
 
     settings = config.read(context.config)
     options = builds.Options(
-        against=against, only=only, count=count, profile=profile, output=output,
+        against=against, only=only, count=count, instructions=instructions, profile=profile, output=output,
         yes=yes or settings.yes, dry=settings.dry,
     )  # fmt: skip
     builds.report(builds.main(options), json=json)

@@ -45,6 +45,7 @@ PACKAGES = {
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "umoci": "umoci",
+    "valgrind": "valgrind",
     "xz": "xz-utils",
 }
 

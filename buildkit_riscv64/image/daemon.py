@@ -69,13 +69,16 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def started(binaries: Path, state: Path, flags: Sequence[str] = ()) -> Iterator[Daemon]:
+def started(
+    binaries: Path, state: Path, flags: Sequence[str] = (), wrap: Sequence[str] = ()
+) -> Iterator[Daemon]:
     """Run buildkitd on a socket that only we can reach, until the block ends.
 
     Args:
         binaries: the folder with `buildkitd` and `buildctl`.
         state: what it remembers; nobody else's.
         flags: its flags besides.
+        wrap: what is put before it, and becomes it or runs it in its own process.
 
     Raises:
         BuildError: it does not start.
@@ -86,7 +89,7 @@ def started(binaries: Path, state: Path, flags: Sequence[str] = ()) -> Iterator[
     ):
         address = f"unix://{folder}/buildkitd.sock"
         command = [
-            *process.namespaced(), str(binaries / "buildkitd"), f"--root={state}",
+            *process.namespaced(), *wrap, str(binaries / "buildkitd"), f"--root={state}",
             f"--addr={address}",
             # Its default is in /run, which is another daemon's, or closed to us.
             f"--otel-socket-path={folder}/otel.sock", "--containerd-worker=false", "--oci-worker-net=host",
