@@ -38,6 +38,10 @@ class Builder:
         self._made += 1
         return self._place / f"{name}-{self._made}"
 
+    def command(self, context: Path, *args: str | Path) -> list[str]:
+        """The command that builds."""
+        return self.daemon.build_command(context, *self._base.flags(), *args)
+
     def build(self, context: Path, *args: str | Path, **options: Any) -> Ended:
         """Build, whatever comes of it, with the options of :func:`daemon.run`."""
         return self.daemon.build(context, *self._base.flags(), *args, **options)
@@ -85,10 +89,10 @@ def layer(blob: Path) -> tarfile.TarFile:
 
 
 def contents(blob: Path) -> dict[str, bytes]:
-    """The files of a layer, without folders."""
+    """The files of a layer, hard links among them."""
     with layer(blob) as archive:
         return {
             member.name.removeprefix("./"): reader.read()
             for member in archive
-            if (reader := archive.extractfile(member))
+            if (member.isreg() or member.islnk()) and (reader := archive.extractfile(member))
         }
