@@ -10,6 +10,7 @@ from .cli import command
 #: installed, these would be services on this machine.
 NEEDED_BY_TESTS = (
     "git", "make", "mmdebstrap", "newuidmap", "openssl", "rsync", "runc", "skopeo", "sshd", "umoci",
+    "xz",
 )  # fmt: skip
 
 
@@ -48,10 +49,10 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     """Run the project's tests: format, lint, types, unit and integration tests.
 
     The integration tests compile the real upstream from nothing and boot an
-    emulated riscv64 machine: half an hour on a laptop, an hour on a board, which
-    has nothing to emulate. `--session unit` takes seconds.
+    emulated riscv64 machine, and then everything is validated: an hour on a laptop,
+    longer on a board, which has nothing to emulate. `--session unit` takes seconds.
     What is missing is installed: git, make, mmdebstrap, openssl, rsync, runc, skopeo,
-    uidmap, umoci and an ssh server.
+    uidmap, umoci, xz and an ssh server.
     """
     import sys
 

@@ -21,6 +21,7 @@ from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
 from buildkit_riscv64.findings import Finding
 from buildkit_riscv64.image import build, check, report
+from buildkit_riscv64.validation import validate
 
 from .making import GO, Commands
 
@@ -52,6 +53,10 @@ def test_the_names_of_phase_1() -> None:
 
 def test_the_names_of_phase_2() -> None:
     assert {"build-image", "check-image"} <= TASKS.keys()
+
+
+def test_the_names_of_phase_3() -> None:
+    assert {"validate", "evidence.show"} <= TASKS.keys()
 
 
 def test_the_names_of_machines() -> None:
@@ -174,3 +179,42 @@ def test_checked_images_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         TASKS["check-image"](context(), target="linux-riscv64", yes=True)
     assert caught.value.hint == check.REMEDY
     assert asked == [("linux-riscv64", True)]
+
+
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> list[validate.Options]:
+    """What would have been validated; nothing is run."""
+    on("riscv64")
+    asked: list[validate.Options] = []
+    monkeypatch.setattr(validate, "validate", lambda options, _tell: asked.append(options))
+    monkeypatch.setattr(
+        "buildkit_riscv64.validation.report.validated", lambda _outcomes, json: None
+    )
+    return asked
+
+
+def test_flags_of_validation(validated: list[validate.Options]) -> None:
+    TASKS["validate"](context())
+    TASKS["validate"](context(), only="rootless,buildx", select="a or b", online=True, yes=True)
+    TASKS["validate"](context(dry=True), target="linux-riscv64")
+    defaults: dict[str, Any] = {"only": "", "target": "", "select": ""}
+    nothing: dict[str, Any] = {"online": False, "dry": False, "yes": False}
+    assert validated == [
+        validate.Options.parse(**defaults, **nothing),
+        validate.Options.parse(
+            only="buildx,rootless", target="", select="a or b", online=True, dry=False, yes=True
+        ),
+        validate.Options.parse(**defaults, **nothing | {"dry": True}),
+    ]
+
+
+@pytest.mark.parametrize("flags", [{"only": "podman"}, {"target": "linux-vax"}])
+def test_bad_flags_of_validation_start_nothing(validated: list[validate.Options], commands: Commands, flags: dict[str, str]) -> None:  # fmt: skip
+    with pytest.raises(UsageError):
+        TASKS["validate"](context(), **flags)
+    assert (validated, commands.calls) == ([], [])
+
+
+def test_evidence_is_shown_of_a_target(checkout: Path) -> None:
+    with pytest.raises(CheckError, match=r"no evidence in .*linux-arm64/evidence"):
+        TASKS["evidence.show"](context(), target="linux-arm64")
