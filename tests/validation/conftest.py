@@ -14,6 +14,7 @@ import pytest
 
 from buildkit_riscv64 import dist, project
 from buildkit_riscv64.arch import Platform, Target
+from buildkit_riscv64.validation import recorder
 
 from ..integration import dockerd, registry
 from ..integration.registry import Registry
@@ -148,6 +149,7 @@ def local_registry(tmp_path: Path) -> Iterator[Registry]:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd.Access]:
     """A real docker engine with buildx: this machine's own, or ours."""
     with dockerd.engine(tmp_path_factory.mktemp("docker")) as access:
+        recorder.used(docker=dockerd.version(access.env), buildx=dockerd.buildx_version(access.env))
         yield access
 
 
