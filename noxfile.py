@@ -75,12 +75,9 @@ def validated(session: nox.Session, *suites: str) -> None:
     run_invoke(session, "validate", "--yes", *only, *session.posargs)
 
 
-@nox.session(venv_backend="none", tags=["real"])
+@nox.session(default=False, venv_backend="none", tags=["validate"])
 def validate(session: nox.Session) -> None:
-    """The whole matrix against dist/: standalone, buildx, rootless, platforms; and the evidence.
-
-    After `tests`, which compiles the same: Go and Debian's packages are in the caches then.
-    """
+    """The whole matrix against dist/: standalone, buildx, rootless, platforms; and the evidence."""
     validated(session)
 
 
