@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 DRAWS = 2000
+#: Of equals, five pairs are all on one side more often than one time in twenty.
+ENOUGH = 6
 _SEED = 20
 
 
@@ -39,8 +41,10 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """`less`, `more`, or `none shown` where the interval has 1 in it, or there is no interval."""
-        if self.low <= 1 <= self.high or (self.pairs == 1 and not self.exact):
+        """`less`, `more`, `none shown` where the interval has 1 in it, or `too few runs`."""
+        if not self.exact and self.pairs < ENOUGH:
+            return "too few runs"
+        if self.low <= 1 <= self.high:
             return "none shown"
         return "less" if self.high < 1 else "more"
 

@@ -43,7 +43,7 @@ started (also the containers); memory is the most that the daemon itself held (V
 A ratio is ours divided by the other's: the median of the ratios of runs side by side. The
 brackets are a 95 % bootstrap interval: the pairs are drawn again, with replacement, two
 thousand times, and the middle 95 % of those medians taken. Where 1 is in it no difference was
-shown. Sizes are exact. Many rows are many chances: of twenty rows without any difference, one
+shown, and fewer than six runs show none. Sizes are exact. Many rows are many chances: of twenty rows without any difference, one
 looks like one.
 
 The samples are kept, run after run, with the machine, how it executes, its load and the digests

@@ -8,27 +8,28 @@ from benchmarks import ratios
 
 
 def test_what_disturbs_both_disturbs_no_ratio() -> None:
-    load = [1, 9, 2, 30, 4]
+    load = [1, 9, 2, 30, 4, 3]
     ratio = ratios.of([0.9 * one for one in load], load)
     assert ratio is not None
     assert (ratio.median, ratio.low, ratio.high) == pytest.approx((0.9, 0.9, 0.9))
-    assert (ratio.pairs, ratio.verdict, str(ratio)) == (5, "less", "0.90 (0.90 to 0.90)")
+    assert (ratio.pairs, ratio.verdict, str(ratio)) == (6, "less", "0.90 (0.90 to 0.90)")
 
 
 @pytest.mark.parametrize(
     ("ours", "verdict"),
-    [([11, 12, 13, 11, 12], "more"), ([8, 7, 9, 8, 7], "less"), ([9, 11, 10, 12, 8], "none shown"),
-     ([10] * 5, "none shown")],
+    [([11, 12, 13, 11, 12, 14], "more"), ([8, 7, 9, 8, 7, 8], "less"),
+     ([9, 11, 10, 12, 8, 10], "none shown"), ([10] * 6, "none shown"),
+     ([1, 1, 1, 1, 1], "too few runs")],
 )  # fmt: skip
 def test_verdicts(ours: list[float], verdict: str) -> None:
-    ratio = ratios.of(ours, [10] * 5)
+    ratio = ratios.of(ours, [10] * len(ours))
     assert ratio is not None
     assert ratio.low <= ratio.median <= ratio.high
     assert ratio.verdict == verdict
 
 
-def test_one_pair_shows_nothing_unless_it_is_exact() -> None:
-    for exact, verdict in ((False, "none shown"), (True, "less")):
+def test_one_pair_is_too_few_unless_it_is_exact() -> None:
+    for exact, verdict in ((False, "too few runs"), (True, "less")):
         ratio = ratios.of([9], [10], exact=exact)
         assert ratio is not None
         assert (ratio.verdict, str(ratio)) == (verdict, "0.90")
