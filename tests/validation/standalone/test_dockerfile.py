@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import http.server
 import io
 import re
 import secrets
 import subprocess
 import tarfile
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,26 +24,9 @@ from ...processes import eventually
 from ..bases import BaseImage
 from ..conftest import NewContext
 from ..daemon import NewDaemon, run
-from .results import ONLY_OUT, Builder, contents, decompressed, text
+from .results import ONLY_OUT, Builder, contents, decompressed, serving, text
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64"}
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A folder served by HTTP on the loopback; the address."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://{LOOPBACK}:{server.server_port}"
-        finally:
-            server.shutdown()
 
 
 def test_run(builder: Builder, new_context: NewContext) -> None:
