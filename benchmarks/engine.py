@@ -6,7 +6,6 @@ The engine is started aside as the tests do it, anew for each run, and gone with
 from __future__ import annotations
 
 import contextlib
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from typing import Any
 from benchmarks.declaration import Declared
 from benchmarks.sides import DOCKER, OURS, Build, Running, Side
 from buildkit_riscv64 import dist, process
-from buildkit_riscv64.image import daemon
+from buildkit_riscv64.image import daemon, layout
 from tests.integration import dockerd
 from tests.validation.bases import BaseImage
 
+#: What `FROM base` looks for in the engine.
+_BASE = "base:latest"
 _NO_OUTPUT = "--output=type=cacheonly"
 
 
@@ -100,13 +101,10 @@ class InTheEngine(_Builder):
         if flags or wrap:
             raise ValueError("this is about buildkitd")
         place = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
-        with tarfile.open(place / "base.tar", "w") as tar:
-            tar.add(base.layout, ".")
+        layout.archive(layout.load(base.layout), place / "base.tar", _BASE)
         with dockerd.own(place) as engine:
             env = process.environment(engine.env)
-            said = process.read(["docker", "load", "--quiet", "-i", place / "base.tar"], env=env)
-            # Loaded image ID: sha256:…
-            process.read(["docker", "tag", said.split()[-1], "base:latest"], env=env)
+            process.read(["docker", "load", "--quiet", "-i", place / "base.tar"], env=env)
             yield Running(engine.pid, lambda one: _for_buildx(one, "--builder=default"), env)
 
 

@@ -27,6 +27,8 @@ METRICS = {
 _WIDTH = 420
 _ROW = 24
 _AROUND = 74
+#: How many percent are at the edges of a plot.
+_SCALES = (10, 20, 50, 100)
 
 
 def shown(metric: str, value: float) -> str:
@@ -51,7 +53,7 @@ def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.g
         major_guide_stroke_color="var(--soft)", ci_colors=("var(--text)",), opacity=".75",
     )  # fmt: skip
     chart = kind(
-        width=_WIDTH, style=style, js=[], pretty_print=False, show_legend=False, margin=4,
+        width=_WIDTH, style=style, js=[], pretty_print=False, show_legend=False, margin=4, margin_right=24,
         disable_xml_declaration=True, explicit_size=False, **options,
     )  # fmt: skip
     chart.add_xml_filter(_without_scripts)
@@ -70,14 +72,23 @@ def _svg(chart: pygal.graph.graph.Graph) -> str:
     return str(chart.render(is_unicode=True))
 
 
+def _percent(ratio: float, most: int) -> float:
+    return max(-most, min(most, (ratio - 1) * 100))
+
+
 def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
     """A bar for each case: how much more ours takes than the other, in percent, with its interval."""
     import pygal
 
+    widest = max(abs(end - 1) * 100 for _, one in compared for end in (one.low, one.high))
+    # What is wider ends at the edge; what is small does not look large.
+    most = next((scale for scale in _SCALES if widest <= scale), _SCALES[-1])
     chart = _chart(
         pygal.HorizontalBar, height=_ROW * len(compared) + _AROUND, print_values=False,
         value_formatter=lambda value: f"{value:+.0f} %", truncate_label=-1, zero=0,
+        range=(-most, most),
     )  # fmt: skip
+    chart.y_labels = [-most, -most / 2, 0, most / 2, most]
     # The first is drawn at the bottom.
     rows = list(reversed(compared))
     chart.x_labels = [name for name, _ in rows]
@@ -85,8 +96,8 @@ def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
         "ours",
         [
             {
-                "value": (one.median - 1) * 100,
-                "ci": {"low": (one.low - 1) * 100, "high": (one.high - 1) * 100},
+                "value": _percent(one.median, most),
+                "ci": {"low": _percent(one.low, most), "high": _percent(one.high, most)},
             }
             for _, one in rows
         ],

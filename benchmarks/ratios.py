@@ -50,6 +50,8 @@ class Ratio:
 
     def __str__(self) -> str:
         """As in `0.93 (0.90 to 0.97)`."""
+        if self.exact:
+            return f"{self.median:.3f}"
         if self.pairs == 1:
             return f"{self.median:.2f}"
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
