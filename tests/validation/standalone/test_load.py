@@ -1,0 +1,117 @@
+"""Many builds at once, and much to send."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ..conftest import NewContext
+from ..daemon import BOUND
+from .results import Builder, text
+
+FILES = 20_000
+GIGABYTE = 1 << 30
+
+
+@pytest.mark.parametrize("number", [16, 64])
+def test_concurrent_builds(builder: Builder, new_context: NewContext, number: int) -> None:
+    """Builds at the same time: each gets its own result, and what they share is made once"""
+    mark = secrets.token_hex(4)
+    context = new_context(
+        f"FROM base AS shared\nENV MARK={mark}\nRUN cat /proc/sys/kernel/random/uuid >/shared && sleep 1\n"
+        "FROM shared AS own\nARG IT\nRUN echo $IT >/own && cat /proc/sys/kernel/random/uuid >/once\n"
+        "FROM scratch\nCOPY --from=own /shared /own /once /\n"
+    )
+    places = [builder.place() for _ in range(number)]
+    running = [
+        subprocess.Popen(
+            builder.command(
+                context, f"--opt=build-arg:IT={it}", f"--output=type=local,dest={place}"
+            ),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for it, place in enumerate(places)
+    ]  # fmt: skip
+    for child in running:
+        _, said = child.communicate(timeout=BOUND)
+        assert child.returncode == 0, said
+    results = [text(place) for place in places]
+    assert [it["own"] for it in results] == [str(it) for it in range(number)]
+    assert len({it["shared"] for it in results}) == 1
+    assert len({it["once"] for it in results}) == number
+
+
+def _sent(said: str) -> float:
+    """Bytes of the context that were sent, as progress has it last."""
+    units = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+    found = re.findall(r"transferring context: ([\d.]+)([kMG]?B)", said)
+    assert found, said
+    return max(float(number) * units[unit] for number, unit in found)
+
+
+def test_many_files(builder: Builder, new_context: NewContext) -> None:
+    """A context with 20 000 files arrives whole; the second time only what has changed is sent"""
+    context = new_context(
+        "FROM base AS work\nRUN --mount=type=bind,target=/context cd /context/files"
+        " && find . -type f | sort | xargs cat | sha256sum >/sum && find . -type f | wc -l >/number\n"
+        "FROM scratch\nCOPY --from=work /sum /number /\n"
+    )
+    paths = [context / "files" / f"{it // 200:03}" / f"{it:05}" for it in range(FILES)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(64))
+
+    def check() -> float:
+        dest = builder.place()
+        ended = builder.build(context, f"--output=type=local,dest={dest}").good()
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        assert text(dest) == {"sum": f"{digest}  -", "number": str(FILES)}
+        return _sent(ended.stderr)
+
+    first = check()
+    assert first > FILES * 128
+    changed = FILES // 2
+    paths[changed].write_text(secrets.token_hex(64))
+    # Each file is still named, with its time and its mode.
+    assert check() < first / 2
+
+
+def test_a_large_file(builder: Builder, new_context: NewContext, workshop: Path) -> None:
+    """A context with a file of 1 GB arrives whole; the second time it is not sent"""
+    context = new_context(
+        "FROM base AS work\nARG LOOK\n"
+        "RUN --mount=type=bind,target=/context cd /context && $LOOK large >/said\n"
+        "FROM scratch\nCOPY --from=work /said /\n"
+    )
+    folder = workshop / secrets.token_hex(4)
+    folder.mkdir()
+    (folder / "Dockerfile").write_bytes((context / "Dockerfile").read_bytes())
+    large = folder / "large"
+    digest = hashlib.sha256()
+    with large.open("wb") as file:
+        # Neither zeros nor the same again and again, and cheap to make.
+        for _ in range(GIGABYTE >> 20):
+            block = secrets.token_bytes(1 << 12) + bytes((1 << 20) - (1 << 12))
+            digest.update(block)
+            file.write(block)
+    try:
+        sent = []
+        for look, said in (
+            ("sha256sum", f"{digest.hexdigest()}  large"),
+            ("stat -c %s", str(GIGABYTE)),
+        ):
+            dest = builder.place()
+            ended = builder.build(
+                folder, f"--opt=build-arg:LOOK={look}", f"--output=type=local,dest={dest}"
+            ).good()
+            sent.append(_sent(ended.stderr))
+            assert text(dest) == {"said": said}
+        assert sent[0] > 0.99 * GIGABYTE
+        assert sent[1] < 10_000
+    finally:
+        large.unlink()
