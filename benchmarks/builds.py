@@ -251,8 +251,12 @@ def _workshop() -> Iterator[Path]:
             "free some space, or set TMPDIR to a folder that has it",
         )
     folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir=place))
-    # Where we are not root, its files are other users' of our namespace.
-    remove = [*process.namespaced(), "rm", "-rf", "--one-file-system", str(folder)]
+    # Where we are not root, its files are other users' of our namespace. A daemon that has
+    # just been killed may need a moment.
+    script = (
+        'for _ in $(seq 100); do rm -rf --one-file-system "$1" && exit; sleep 0.2; done; exit 1'
+    )
+    remove = [*process.namespaced(), "sh", "-c", script, "sh", str(folder)]
     with process.afterwards([remove]):
         try:
             yield folder

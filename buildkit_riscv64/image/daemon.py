@@ -85,6 +85,7 @@ def started(
     """
     with (
         tempfile.TemporaryDirectory(prefix="bk-") as folder,
+        process.afterwards([["rm", "-rf", folder]]),
         (Path(folder) / "log").open("wb") as log,
     ):
         address = f"unix://{folder}/buildkitd.sock"
