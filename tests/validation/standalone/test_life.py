@@ -40,7 +40,9 @@ def test_readiness(new_daemon: NewDaemon, base: BaseImage, new_context: NewConte
     context = new_context("FROM base\nRUN true\n")
     daemon.build(context, *base.flags(), timeout=60).bad("buildkitd.sock", "no such file")
     command = daemon.build_command(context, *base.flags())
-    command.insert(command.index("build"), "--wait")
+    # Otherwise it waits for five seconds, which a slow machine may need to start.
+    at = command.index("build")
+    command[at:at] = ["--wait", f"--timeout={BOUND:.0f}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as early:
         daemon.start()
         _, said = early.communicate(timeout=BOUND)
