@@ -47,6 +47,7 @@ PACKAGES = {
     "umoci": "umoci",
     "valgrind": "valgrind",
     "xz": "xz-utils",
+    "zstd": "zstd",
 }
 
 #: What a package is called in another release, where the first name is not known.

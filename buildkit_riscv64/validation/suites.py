@@ -53,7 +53,7 @@ class Suite:
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("standalone", "the binaries alone", (*_COMMON, "ssh", "xz")),
+        Suite("standalone", "the binaries alone", (*_COMMON, "ssh", "xz", "zstd")),
         Suite("buildx", "the image in docker, and remote builders", _COMMON, images=True),
         Suite(
             "rootless", "as an ordinary user",
