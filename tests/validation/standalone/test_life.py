@@ -50,16 +50,13 @@ def test_readiness(new_daemon: NewDaemon, base: BaseImage, new_context: NewConte
 
 
 def test_socket_and_state_are_roots(daemon: Daemon) -> None:
-    """The socket and the state are nobody's but the daemon's user's"""
+    """The socket and the state are open to the daemon's user and group, and to nobody else"""
     socket = Path(daemon.address.removeprefix("unix://"))
     assert stat.S_IMODE(socket.stat().st_mode) & 0o007 == 0
-    assert stat.S_IMODE(daemon.root.stat().st_mode) & 0o077 & ~0o011 == 0
-    refused = run(
-        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-        daemon.binaries / "buildctl", "--addr", daemon.address, "debug", "workers",
-    )  # fmt: skip
-    assert refused.code != 0
-    assert "permission denied" in refused.stderr
+    for secret in (daemon.root / "history.db", daemon.root / "runc-overlayfs" / "metadata_v2.db"):
+        assert stat.S_IMODE(secret.stat().st_mode) & 0o077 == 0
+    # Who is in a container of the daemon's may pass, and read no names.
+    assert stat.S_IMODE(daemon.root.stat().st_mode) & 0o066 == 0
 
 
 def test_one_state_has_one_daemon(daemon: Daemon) -> None:
