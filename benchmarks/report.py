@@ -95,7 +95,11 @@ def _row(case: dict[str, Any]) -> str:
 
 def _runs(result: dict[str, Any]) -> str:
     """The tables of `invoke benchmark`: of each comparison the newest."""
-    newest = {tuple(one["label"] for one in run["binaries"]): run for run in result["runs"]}
+    newest = {}
+    for run in result["runs"]:
+        labels = tuple(one["label"] for one in run["binaries"])
+        counted = any("instructions" in case.get("metrics", []) for case in run["cases"])
+        newest[labels, counted] = run
     return "\n".join(map(_run, newest.values()))
 
 
