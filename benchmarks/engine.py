@@ -21,6 +21,8 @@ from tests.validation.bases import BaseImage
 
 #: What `FROM base` looks for in the engine.
 _BASE = "base:latest"
+#: Ours has no network of its own for each step, either.
+_IN_THE_ENGINE = ("--builder=default", "--network=host")
 _NO_OUTPUT = "--output=type=cacheonly"
 
 
@@ -105,7 +107,7 @@ class InTheEngine(_Builder):
         with dockerd.own(place) as engine:
             env = process.environment(engine.env)
             process.read(["docker", "load", "--quiet", "-i", place / "base.tar"], env=env)
-            yield Running(engine.pid, lambda one: _for_buildx(one, "--builder=default"), env)
+            yield Running(engine.pid, lambda one: _for_buildx(one, *_IN_THE_ENGINE), env)
 
 
 def sides(binaries: Path, folder: Path) -> list[Side]:
