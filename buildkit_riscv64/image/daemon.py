@@ -96,8 +96,9 @@ def started(
             f"--otel-socket-path={folder}/otel.sock", "--containerd-worker=false", "--oci-worker-net=host",
             *([] if os.geteuid() == 0 else ["--rootless"]), *flags,
         ]  # fmt: skip
-        # There runc keeps its state, unless it is really root.
-        env = process.environment({"XDG_RUNTIME_DIR": folder})
+        # In the first runc keeps its state, unless it is really root; in the second
+        # buildkitd tries emulators, and forgets that when it is killed.
+        env = process.environment({"XDG_RUNTIME_DIR": folder, "TMPDIR": str(state)})
         with process.guarded(command, env=env, stdout=log.fileno(), stderr=log.fileno()) as child:
             deadline = time.monotonic() + READY_SECONDS
             question = [str(binaries / "buildctl"), "--addr", address, "debug", "workers"]
