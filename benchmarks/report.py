@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import builds
+from benchmarks import builds, declaration
 from benchmarks.measure import RESULTS
 from benchmarks.page import METRICS, shown
 from buildkit_riscv64 import project
@@ -94,13 +94,29 @@ def _row(case: dict[str, Any]) -> str:
 
 
 def _runs(result: dict[str, Any]) -> str:
-    """The tables of `invoke benchmark`: of each comparison the newest."""
-    newest = {}
+    """The tables of `invoke benchmark`: of each comparison the newest numbers of each case."""
+    merged: dict[Any, dict[str, Any]] = {}
     for run in result["runs"]:
-        labels = tuple(one["label"] for one in run["binaries"])
-        counted = any("instructions" in case.get("metrics", []) for case in run["cases"])
-        newest[labels, counted] = run
-    return "\n".join(map(_run, newest.values()))
+        for counted in (False, True):
+            cases = [
+                case
+                for case in run["cases"]
+                if ("instructions" in case.get("metrics", [])) is counted
+            ]
+            key = (json.dumps([run["binaries"], run["host"]]), counted)
+            known = merged.get(key, {"cases": []})["cases"]
+            names = {case["name"] for case in cases}
+            kept = [case for case in known if case["name"] not in names]
+            if cases:
+                merged[key] = {**run, "cases": sorted([*kept, *cases], key=_declared)}
+    return "\n".join(map(_run, merged.values()))
+
+
+def _declared(case: dict[str, Any]) -> tuple[int, str]:
+    """Where a case stands among those that are declared."""
+    names = [one.name for one in declaration.load()]
+    name = case["name"]
+    return (names.index(name) if name in names else len(names), name)
 
 
 def _run(run: dict[str, Any]) -> str:
