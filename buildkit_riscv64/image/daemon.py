@@ -18,6 +18,8 @@ from ..errors import BuildError
 
 #: Seconds for the daemon to answer: on an emulated processor it takes four.
 READY_SECONDS = 60.0
+#: The same for one that something else runs, as an interpreter that counts.
+WRAPPED_SECONDS = 900.0
 #: Seconds for it to end when asked to.
 STOP_SECONDS = 10.0
 #: Seconds between looks for its socket, which is there when it is ready.
@@ -100,7 +102,7 @@ def started(
         # buildkitd tries emulators, and forgets that when it is killed.
         env = process.environment({"XDG_RUNTIME_DIR": folder, "TMPDIR": str(state)})
         with process.guarded(command, env=env, stdout=log.fileno(), stderr=log.fileno()) as child:
-            deadline = time.monotonic() + READY_SECONDS
+            deadline = time.monotonic() + (WRAPPED_SECONDS if wrap else READY_SECONDS)
             question = [str(binaries / "buildctl"), "--addr", address, "debug", "workers"]
             while not process.probe(question, timeout=READY_SECONDS).ok:
                 if child.poll() is not None or time.monotonic() > deadline:
@@ -122,4 +124,4 @@ def started(
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)
                 with contextlib.suppress(Exception):
-                    child.wait(STOP_SECONDS)
+                    child.wait(WRAPPED_SECONDS if wrap else STOP_SECONDS)
