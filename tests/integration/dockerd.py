@@ -53,14 +53,14 @@ mount --rbind /sys/fs/cgroup root/sys/fs/cgroup
 mount --rbind /dev root/dev
 mount -t tmpfs tmpfs root/tmp
 mount -t tmpfs tmpfs root/run
-mkdir root/run/outer root/run/work
-mount --bind . root/run/work
+mkdir root/run/outer root/run/engine
+mount --bind . root/run/engine
 cd root
 pivot_root . run/outer
 cd /
 umount --lazy /run/outer
 ip link set lo up
-exec docker-init -- dockerd --host unix:///run/work/docker.sock --data-root /run/work/data \
+exec docker-init -- dockerd --host unix:///run/engine/docker.sock --data-root /run/engine/data \
     --exec-root /run/docker --pidfile /run/docker.pid --config-file /dev/null \
     --storage-driver overlay2 --iptables=false --ip6tables=false --cgroup-parent "/$2" \
     --log-level warn

@@ -83,7 +83,7 @@ def apt_calls(commands: Commands) -> list[list[str]]:
 
 def test_a_package_of_apts() -> None:
     line = (
-        "'http://deb.debian.org/debian/pool/main/g/git/git_2.47.3-0%2bdeb13u1_riscv64.deb'"
+        f"'{MIRROR}/pool/main/g/git/git_2.47.3-0%2bdeb13u1_riscv64.deb'"
         f" git_1%3a2.47.3-0+deb13u1_riscv64.deb 8306616 SHA256:{'ab' * 32}"
     )
     assert packages._parse(line) == Package(

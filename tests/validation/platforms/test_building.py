@@ -74,9 +74,9 @@ def test_cross_compiling(daemon: Daemon, every_base: BaseImage, new_context: New
     context = new_context(
         "FROM --platform=$BUILDPLATFORM base AS build\n"
         + "".join(f"COPY --from=go {part} /go/{part}\n" for part in parts)
-        + "COPY main.go /work/\n"
+        + "COPY main.go /program/\n"
         "ARG TARGETOS TARGETARCH\n"
-        "RUN cd /work && CGO_ENABLED=0 GOCACHE=/tmp/go GOGC=off GOTOOLCHAIN=local GOPROXY=off"
+        "RUN cd /program && CGO_ENABLED=0 GOCACHE=/tmp/go GOGC=off GOTOOLCHAIN=local GOPROXY=off"
         " GOOS=$TARGETOS GOARCH=$TARGETARCH /go/bin/go build -o /hello main.go\n"
         "FROM scratch\nCOPY --from=build /hello /\n",
         **{"main.go": 'package main\nimport "runtime"\nfunc main() { println("hello from", runtime.GOARCH) }\n'},

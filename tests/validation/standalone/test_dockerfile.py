@@ -515,17 +515,17 @@ def test_config(builder: Builder, new_context: NewContext) -> None:
     context = new_context(
         "FROM base\n"
         "ENV ONE=1 PATH=/opt/bin:/bin\nENV TWO=${ONE}2\n"
-        "WORKDIR /work\nWORKDIR deeper\nUSER user\n"
+        "WORKDIR /place\nWORKDIR deeper\nUSER user\n"
         'LABEL org.example.name="a label" other=two\nEXPOSE 80 53/udp\nVOLUME /data\n'
         "STOPSIGNAL SIGUSR1\nHEALTHCHECK --interval=7s --retries=2 CMD true\n"
         'ENTRYPOINT ["/bin/echo", "-n"]\nCMD ["hello"]\nONBUILD RUN echo later\n'
-        "RUN test $PWD = /work/deeper && test $(id -u) = 1000 && test $TWO = 12\n"
+        "RUN test $PWD = /place/deeper && test $(id -u) = 1000 && test $TWO = 12\n"
     )
     got = builder.image(context).config
     assert got["architecture"] == str(Architecture.here())
     config = got["config"]
     assert {"ONE=1", "TWO=12", "PATH=/opt/bin:/bin"} == set(config["Env"])
-    assert config["WorkingDir"] == "/work/deeper"
+    assert config["WorkingDir"] == "/place/deeper"
     assert config["User"] == "user"
     assert config["Labels"] == {"org.example.name": "a label", "other": "two"}
     assert set(config["ExposedPorts"]) == {"80/tcp", "53/udp"}
