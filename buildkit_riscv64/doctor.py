@@ -443,10 +443,12 @@ def provide(tools: Iterable[str], *, yes: bool) -> None:
 
 
 def provide_emulators(*, yes: bool) -> None:
-    """Have emulators of other platforms installed, or install them, after a question.
+    """Have emulators of other platforms installed and registered, each after a question.
+
+    One that is not registered since the answer was no is what the scenarios then tell.
 
     Raises:
-        MissingRequirementError: the answer was no, or they could not be installed.
+        MissingRequirementError: none is installed and the answer was no, or it failed.
     """
     foreign = [one for one in Platform if one is not Platform.here()]
     if not any(map(binfmt.is_installed, foreign)) and not install([binfmt.PACKAGE], yes=yes):
@@ -454,6 +456,13 @@ def provide_emulators(*, yes: bool) -> None:
             "missing: emulators of other platforms",
             f"run it again with --yes, or: apt-get install {binfmt.PACKAGE}",
         )
+    seen = emulators(foreign, Status.WARN)
+    if not seen.commands:
+        return
+    say(seen.detail)
+    if confirm("Register them with the kernel?", yes=yes):
+        for command in seen.commands:
+            process.run([*process.as_root(), *command], error=MissingRequirementError)
 
 
 def offer(error: MissingRequirementError, *, yes: bool) -> bool:

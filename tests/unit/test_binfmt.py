@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from buildkit_riscv64 import binfmt, doctor
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.doctor import Seen
+
+from .making import Commands
 
 ARM64, RISCV64 = Platform.ARM64, Platform.RISCV64
 
@@ -112,3 +115,36 @@ def test_those_that_are_missing_are_registered(kernel: Path) -> None:
     seen = doctor.emulators([RISCV64, ARM64, Platform.ARM, Platform.S390X], Status.WARN)
     assert seen.detail.endswith("for linux/arm64, linux/arm/v7, linux/s390x")
     assert seen.commands == (binfmt.register(ARM64), binfmt.register(Platform.ARM))
+
+
+# What `invoke validate` does about it.
+
+
+@pytest.fixture
+def one_missing(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All are installed, and one is not registered."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for platform in Platform:
+        install(kernel, platform)
+        if platform is not ARM64:
+            enter(kernel, platform, "F")
+    return kernel
+
+
+def test_it_is_registered(one_missing: Path, commands: Commands) -> None:
+    doctor.provide_emulators(yes=True)
+    assert commands.args == [list(binfmt.register(ARM64))]
+
+
+def test_nobody_says_yes(
+    one_missing: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor.provide_emulators(yes=False)
+    assert commands.args == []
+    assert "linux/arm64" in capsys.readouterr().err
+
+
+def test_all_are_registered(one_missing: Path, commands: Commands) -> None:
+    enter(one_missing, ARM64, "F")
+    doctor.provide_emulators(yes=True)
+    assert commands.args == []
