@@ -132,6 +132,18 @@ class Docker:
         assert self.inspect("volume", volume(name)) is None
 
     @contextlib.contextmanager
+    def running(self, *options: str) -> Iterator[str]:
+        """A container of our image as it is, started with these options; gone afterwards."""
+        name = unique()
+        remove = ["docker", "rm", "--force", "--volumes", name]
+        with process.afterwards([remove]):
+            try:
+                self("run", "--detach", f"--name={name}", *options, self.image).good()
+                yield name
+            finally:
+                self(*remove[1:]).good()
+
+    @contextlib.contextmanager
     def images(self, *names: str) -> Iterator[None]:
         """For images that a scenario brings into the engine, by these names."""
         with process.afterwards([["docker", "rmi", "--force", *names]]):
