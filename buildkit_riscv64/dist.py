@@ -2,6 +2,7 @@
 
     dist/linux-riscv64/                           one folder per target
         bin/buildkitd, bin/buildctl
+        bin/buildkit-runc, bin/rootlesskit, …     the bundle, where it was asked for
         buildkit-v0.32.2.linux-riscv64.tar.gz
         buildkitd.cdx.json, buildctl.cdx.json     CycloneDX SBOMs
         default.pgo                               the profile, for linux-riscv64-pgo and its like
@@ -45,6 +46,15 @@ from .errors import BusyError, CheckError, NotNativeError, StorageError
 
 #: The commands, in the order in which upstream lists them.
 COMMANDS = ("buildctl", "buildkitd")
+#: What the commands run, for who has none of his own: `build-binaries --bundle`.
+BUNDLE = (
+    "buildkit-cni-bridge",
+    "buildkit-cni-firewall",
+    "buildkit-cni-host-local",
+    "buildkit-cni-loopback",
+    "buildkit-runc",
+    "rootlesskit",
+)
 MANIFEST = "manifest.json"
 #: The manifest of evidence.
 RESULTS = "evidence.json"
@@ -127,6 +137,11 @@ class Artifacts:
         """The digest of what they were made from; nothing where the manifest has none."""
         build = self.manifest.get("build")
         return str(build.get("inputs", "")) if isinstance(build, dict) else ""
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The commands, and the bundle where there is one."""
+        return (*COMMANDS, *(BUNDLE if "bundle" in self.manifest else ()))
 
     def unchanged(self) -> bool:
         """True when the files are those of the manifest.
