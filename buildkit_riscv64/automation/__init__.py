@@ -1,0 +1,1 @@
+"""Phase 4: it maintains itself: releases tracked, packages, repositories, releases."""
