@@ -20,8 +20,10 @@ import pytest
 from buildkit_riscv64 import dist, host, pins
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.host import Execution
+from buildkit_riscv64.image import layout
 
 from ..processes import eventually
+from ..unit.image import picture
 from . import dockerd
 from .miniature import Done, Project, refused, remove, succeeded, with_mounts
 
@@ -279,6 +281,44 @@ def test_tcp_without_tls_is_refused(loaded: dict[str, str], docker: dict[str, st
     )  # fmt: skip
     assert half.returncode == 2
     assert half.stderr.startswith("error: --addr tcp:// without --tlscert")
+
+
+# Broken on purpose, behind the back of what checks it.
+
+
+def drop_tini(place: Path) -> None:
+    """Have an image start without it, and all that is said of the image agree."""
+    before = layout.load(place / dist.LAYOUT)
+    command = before.config["config"]["Entrypoint"]
+    assert command[0] == "/usr/bin/tini"
+    before.config["config"]["Entrypoint"] = command[command.index("--") + 1 :]
+    after = picture.with_config(before)
+    (archive,) = place.glob("*.image.tar")
+    layout.archive(after, archive, f"buildkit-riscv64:{pins.load().version}")
+    manifest = json.loads((place / dist.MANIFEST).read_text())
+    dist.write_json(place / dist.MANIFEST, {**manifest, "digest": after.digest})
+    picture.record_anew(place)
+
+
+def test_without_tini_the_right_scenario_fails(
+    project: Project, built: dict[str, Any], docker: dict[str, str], tmp_path: Path
+) -> None:
+    place = folder(project, "root")
+    shutil.copytree(place, tmp_path / "before")
+    try:
+        drop_tini(place)
+        done = project.invoke(
+            "validate", "--only=buildx", "--select=alone or bootstrap or load_and_run", "--json",
+            env=docker, timeout=BOUND,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(place)
+        shutil.copytree(tmp_path / "before", place)
+        shutil.rmtree(project.target() / dist.EVIDENCE, ignore_errors=True)
+    assert done.code == 7
+    assert {one["name"]: one["outcome"] for one in done.json["suites"]["buildx"]["scenarios"]} == {
+        "test_alone": "failed", "test_bootstrap": "passed", "test_load_and_run": "passed",
+    }  # fmt: skip
 
 
 # What goes wrong.

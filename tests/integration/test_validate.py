@@ -5,6 +5,7 @@ With BUILDKIT_TEST_DIST, the binaries are those of that dist/.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -17,7 +18,8 @@ from typing import Any
 import fastjsonschema
 import pytest
 
-from buildkit_riscv64 import dist, host
+from buildkit_riscv64 import binfmt, dist, host
+from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.host import Execution
 
 from ..processes import eventually
@@ -230,3 +232,29 @@ def test_exactly_the_right_scenario_fails(project: Project, broken: Broken, comm
     page = (evidence(project) / "index.html").read_text()
     assert page.count("<details open>") == 1
     assert f"::{failing}</code>" in page
+
+
+@contextlib.contextmanager
+def turned_off(platform: Platform) -> Iterator[None]:
+    """The kernel starts no programs of a platform; afterwards it does again."""
+    entry = binfmt.REGISTRY / platform.binfmt
+    entry.write_text("0")
+    try:
+        yield
+    finally:
+        entry.write_text("1")
+
+
+def test_without_an_emulator_the_right_scenario_fails(project: Project, validated: Done) -> None:
+    selected = ["validate", "--only=platforms", "--select=worker_platforms or copy_only", "--json"]
+    before = succeeded(project.invoke(*selected, "--yes", timeout=BOUND))
+    assert before.json["counts"]["passed"] == 5
+    with turned_off(Platform.S390X):
+        done = project.invoke(*selected, timeout=BOUND)
+    assert done.code == 7
+    scenarios = done.json["suites"]["platforms"]["scenarios"]
+    assert {one["name"]: one["outcome"] for one in scenarios} == {
+        "test_worker_platforms": "failed", "test_copy_only": "passed",
+    }  # fmt: skip
+    (failed,) = (one for one in scenarios if one["outcome"] == "failed")
+    assert "no emulator for linux/s390x: `invoke doctor --fix --phase validation`" in failed["failure"]  # fmt: skip

@@ -142,10 +142,24 @@ class Picture:
         return place
 
 
+def with_config(image: layout.Image) -> layout.Image:
+    """Write an image's configuration anew, as it is now, and all that points to it."""
+    place = image.layout
+    config = layout._write_blob(place, layout._encode(image.config), layout.CONFIG_TYPE)
+    manifest = {**image.manifest, "config": config}
+    written = layout._write_blob(place, layout._encode(manifest), layout.MANIFEST_TYPE)
+    layout.write_index(place, [{**image.descriptor, **written}])
+    for old in (image.digest, image.manifest["config"]["digest"]):
+        layout.blob(place, old).unlink()
+    return layout.load(place)
+
+
 def record_anew(place: Path) -> None:
     """Have manifest and sums agree with the files, as a careful forger would."""
     manifest = json.loads((place / dist.MANIFEST).read_text())
-    manifest["files"] = dist.record(place, [file["name"] for file in manifest["files"]])
+    own = (dist.MANIFEST, dist.SUMS)
+    names = [str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()]
+    manifest["files"] = dist.record(place, sorted({*names} - {*own}))
     dist.write_json(place / dist.MANIFEST, manifest)
     files = [*manifest["files"], *dist.record(place, [dist.MANIFEST])]
     (place / dist.SUMS).write_text(dist.sums(files))
