@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from . import project
 from .errors import SourceError, UsageError
@@ -35,6 +36,21 @@ def release_tag(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Release:
+    """A release of something that upstream's Dockerfile pins.
+
+    Args:
+        version: its tag.
+        time: its commit's.
+        commit: empty where the module proxy does not name it.
+    """
+
+    version: str
+    time: datetime
+    commit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pins:
     """The content of `pins.toml`."""
 
@@ -43,11 +59,31 @@ class Pins:
     time: datetime
     go: str
     go_sums: Mapping[str, str]
+    bundle: Mapping[str, Release] = field(default_factory=dict)
 
     @property
     def go_version(self) -> str:
         """Go's own spelling of its version, as in `go1.26.10`."""
         return f"go{self.go}"
+
+
+def _time(value: object) -> datetime:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(f"{value} is not a time with its zone")
+    return value
+
+
+def _commit(value: object) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", str(value)):
+        raise ValueError(f"{value!r} is not a full commit")
+    return str(value)
+
+
+def _release(table: Mapping[str, Any]) -> Release:
+    if not _RELEASE_TAG.fullmatch(table["version"]):
+        raise ValueError(f"{table['version']!r} is not a release tag")
+    commit = _commit(table["commit"]) if "commit" in table else ""
+    return Release(version=table["version"], time=_time(table["time"]), commit=commit)
 
 
 def load(path: Path | None = None) -> Pins:
@@ -62,20 +98,19 @@ def load(path: Path | None = None) -> Pins:
         buildkit, go = data["buildkit"], data["go"]
         pins = Pins(
             version=release_tag(buildkit["version"]),
-            commit=buildkit["commit"],
-            time=buildkit["time"],
+            commit=_commit(buildkit["commit"]),
+            time=_time(buildkit["time"]),
             go=go["version"],
             go_sums=go.get("sums", {}),
+            bundle={name: _release(table) for name, table in data.get("bundle", {}).items()},
         )
-        if not re.fullmatch(r"[0-9a-f]{40}", pins.commit):
-            raise ValueError(f"{pins.commit!r} is not a full commit")
         if not re.fullmatch(r"\d+\.\d+\.\d+", pins.go):
             raise ValueError(f"{pins.go!r} is not a Go release")
-        if not isinstance(pins.time, datetime) or pins.time.tzinfo is None:
-            raise ValueError(f"{pins.time} is not a time with its zone")
         if not isinstance(pins.go_sums, dict):
             raise TypeError("[go.sums] is not a table")
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, UsageError) as error:
+    except (
+        OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError, UsageError,
+    ) as error:  # fmt: skip
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise SourceError(
             f"cannot read the pins in {path.name}: {reason}", f"git checkout {path.name}"

@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,11 @@ def ldflags(source: Source) -> str:
     return f"{named} -extldflags '-static'"
 
 
+#: Neither the place of a source shows, nor the state of its git: a submodule and a
+#: tarball of the same commit must give the same program.
+ANYWHERE = ("-trimpath", "-buildvcs=false")
+
+
 def flags(source: Source, profile: str = "") -> list[str]:
     """Everything that decides the output, as arguments of go build.
 
@@ -44,14 +50,32 @@ def flags(source: Source, profile: str = "") -> list[str]:
         profile: the file for `-pgo`; with `-trimpath` only its content decides.
     """
     return [
-        "-trimpath",
-        # A submodule and a tarball of the same commit must give the same program.
-        "-buildvcs=false",
+        *ANYWHERE,
         source.mod_flag,
         f"-tags={','.join(TAGS)}",
         f"-ldflags={ldflags(source)}",
         *([f"-pgo={profile}"] if profile else []),
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one go invocation compiles.
+
+    Args:
+        directory: where to run go.
+        packages: the programs, by import path.
+        flags: everything that decides the output, as arguments of go build.
+    """
+
+    directory: Path
+    packages: Sequence[str]
+    flags: Sequence[str]
+
+    @property
+    def selecting(self) -> list[str]:
+        """Those of the flags that decide which packages it is made of."""
+        return [flag for flag in self.flags if flag.startswith(("-mod=", "-tags="))]
 
 
 def collector(available: int, jobs: int) -> dict[str, str]:
@@ -250,6 +274,35 @@ def compile_commands(
         StorageError: no space left.
         MissingRequirementError: the compiler ran out of memory.
     """
+    everything = flags(source, profile)
+    job = Job(directory=source.directory, packages=source.packages, flags=everything)
+    run(job, go, output, scratch, extra_env, show_progress=show_progress)
+
+
+def run(
+    job: Job,
+    go: Go,
+    output: Path,
+    scratch: Path,
+    extra_env: Mapping[str, str],
+    *,
+    show_progress: bool = True,
+) -> None:
+    """Compile programs with one go invocation.
+
+    Args:
+        job: what.
+        go: the pinned toolchain.
+        output: the folder for them.
+        scratch: a folder for Go's temporary files.
+        extra_env: what selects the target.
+        show_progress: tell how far it is.
+
+    Raises:
+        BuildError: it did not compile.
+        StorageError: no space left.
+        MissingRequirementError: the compiler ran out of memory.
+    """
     env = environment(
         go,
         {
@@ -265,17 +318,17 @@ def compile_commands(
         "-v",
         # Go's own default is GOMAXPROCS.
         f"-p={host.cpus()}",
-        *flags(source, profile),
+        *job.flags,
         "-o",
         f"{output}/",
-        *source.packages,
+        *job.packages,
     ]
     listing: process.Arguments = [
         go.command, "list", "-deps", "-f", "{{.ImportPath}}{{range .Imports}} {{.}}{{end}}",
-        source.mod_flag, f"-tags={','.join(TAGS)}", *source.packages,
+        *job.selecting, *job.packages,
     ]  # fmt: skip
     packages = _Packages(
-        lambda: process.probe(listing, cwd=source.directory, env=env, timeout=600).stdout
+        lambda: process.probe(listing, cwd=job.directory, env=env, timeout=600).stdout
     )
     said: list[str] = []
 
@@ -292,7 +345,7 @@ def compile_commands(
             if meter is not None:
                 meter.update(*packages.state)
 
-        code = process.stream(build, on_line, cwd=source.directory, env=env, on_tick=on_tick)
+        code = process.stream(build, on_line, cwd=job.directory, env=env, on_tick=on_tick)
     if code:
         for line in said:
             say(line)

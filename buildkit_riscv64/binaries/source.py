@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from .. import dist, process, project
 from ..errors import SourceError, UsageError
@@ -67,6 +68,19 @@ class Source:
         """Modules from the module cache, or from the tree's vendor folder as upstream does."""
         vendored = (self.directory / "vendor" / "modules.txt").is_file()
         return "-mod=vendor" if vendored else "-mod=readonly"
+
+
+class Modules(Protocol):
+    """What go compiles: in a folder with go.mod and go.sum."""
+
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def location(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def mod_flag(self) -> str: ...
 
 
 def _git(directory: Path, *args: str, hint: str = "") -> str:
@@ -198,27 +212,50 @@ def module_sum(pins: Pins) -> str:
     Raises:
         SourceError: the module's files and `pins.toml` do not speak of the same version.
     """
+    return kept_sum(project.UPSTREAM_MODULE, MODULE, pins.version, pins)
+
+
+def kept_sum(folder: Path, module: str, version: str, pins: Pins) -> str:
+    """The dirhash of a module that this repository keeps.
+
+    Args:
+        folder: where its go.mod and go.sum are.
+        module: which.
+        version: the pinned one.
+        pins: what is pinned.
+
+    Raises:
+        SourceError: its files and `pins.toml` do not speak of the same version.
+    """
     hint = f"git checkout pins.toml upstream/, or `invoke source.update {pins.version}`"
+    place = folder.relative_to(project.ROOT)
     try:
-        required = (project.UPSTREAM_MODULE / "go.mod").read_text()
-        sums = (project.UPSTREAM_MODULE / "go.sum").read_text()
+        required = (folder / "go.mod").read_text()
+        sums = (folder / "go.sum").read_text()
     except OSError as error:
         raise SourceError(f"cannot read {error.filename}: {error.strerror}", hint) from error
-    if not re.search(
-        rf"^\s*(require\s+)?{MODULE} {re.escape(pins.version)}(?: // indirect)?$", required, re.M
-    ):
-        raise SourceError(
-            f"upstream/go.mod does not require the pinned {MODULE} {pins.version}", hint
-        )
-    found = re.search(rf"^{MODULE} {re.escape(pins.version)} (h1:\S+)$", sums, re.M)
+    wanted = re.escape(f"{module} {version}")
+    if not re.search(rf"^\s*(require\s+)?{wanted}(?: // indirect)?$", required, re.M):
+        raise SourceError(f"{place}/go.mod does not require the pinned {module} {version}", hint)
+    found = re.search(rf"^{wanted} (h1:\S+)$", sums, re.M)
     if not found:
-        raise SourceError(f"upstream/go.sum has no hash of {MODULE} {pins.version}", hint)
+        raise SourceError(f"{place}/go.sum has no hash of {module} {version}", hint)
     return found[1]
+
+
+def kept_state(folder: Path, kept: str) -> str:
+    """What differs whenever anything that is compiled from a module could.
+
+    Args:
+        folder: where its go.mod and go.sum are.
+        kept: its dirhash.
+    """
+    files = b"".join((folder / name).read_bytes() for name in ("go.mod", "go.sum"))
+    return f"{kept} sha256:{hashlib.sha256(files).hexdigest()}"
 
 
 def _from_module(pins: Pins) -> Source:
     kept = module_sum(pins)
-    files = b"".join((project.UPSTREAM_MODULE / n).read_bytes() for n in ("go.mod", "go.sum"))
     return Source(
         kind=Kind.MODULE,
         directory=project.UPSTREAM_MODULE,
@@ -229,7 +266,7 @@ def _from_module(pins: Pins) -> Source:
         dirty=False,
         pinned=True,
         sum=kept,
-        state=f"{kept} sha256:{hashlib.sha256(files).hexdigest()}",
+        state=kept_state(project.UPSTREAM_MODULE, kept),
     )
 
 
@@ -256,7 +293,7 @@ def resolve(source: str, pins: Pins, *, allow_dirty: bool = False) -> Source:
     return _from_path(source, pins, allow_dirty=allow_dirty)
 
 
-def prepare(source: Source, go: Go) -> None:
+def prepare(source: Modules, go: Go) -> None:
     """Fetch what the source is compiled with, so that compiling needs no network.
 
     Raises:
@@ -288,13 +325,18 @@ def _newest_change(directories: list[str]) -> int:
     return newest
 
 
-def verify_modules(source: Source, go: Go) -> None:
+def verify_modules(source: Modules, go: Go, name: str = "modules") -> None:
     """Check the extracted modules that are compiled against the hashes in this repository.
 
     The go command checks what it downloads, and trusts what it extracted
     before. `go mod verify` does not, but reads a hundred thousand kilobytes;
     so it runs only when a file has changed since it last ran. The kernel
     stamps each change of a file (ctime), and no call sets that stamp back.
+
+    Args:
+        source: what is compiled.
+        go: the pinned toolchain.
+        name: what it is remembered by until then.
 
     Raises:
         SourceError: a file is not what its module's hash says.
@@ -307,7 +349,7 @@ def verify_modules(source: Source, go: Go) -> None:
         cwd=source.directory, env=env, timeout=None, error=SourceError,
     )  # fmt: skip
     directories = [m["Dir"] for m in json_stream(listing) if m.get("Dir")]
-    stamp = project.cache() / "verified-modules.json"
+    stamp = project.cache() / f"verified-{name}.json"
     seen = {
         "state": source.state,
         "modules": len(directories),
