@@ -1,0 +1,137 @@
+"""The pins that do not move with upstream's releases: Go, Debian, the actions of workflows.
+
+They are only looked at here; who moves which is in docs/automation.md. What runc, CNI
+and RootlessKit are follows from upstream's release, and moves with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import requests
+from packaging.version import InvalidVersion, Version
+
+from .. import debian, pins, project
+from ..errors import Failure, NetworkError
+from .github import TIMEOUT, Client, Repository
+
+#: Go's releases, of the lines that are supported.
+GO = "https://go.dev/dl/?mode=json"
+#: Where Debian's archive is for a machine that has none of its own.
+DEBIAN = "https://deb.debian.org/debian"
+
+_USES = re.compile(r"uses:\s*([\w.-]+/[\w.-]+)[\w./-]*@([0-9a-f]{40})\s+#\s*(v[\w.]+)")
+
+
+class State(StrEnum):
+    """How a pin is."""
+
+    CURRENT = "current"
+    BEHIND = "behind"
+    UNKNOWN = "unknown"
+    SUSPECT = "suspect"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Something that is pinned.
+
+    Args:
+        name: what.
+        pinned: its version.
+        newest: the newest that would do; empty where that is not known.
+        state: what to think of it.
+        detail: why, or who moves it.
+    """
+
+    name: str
+    pinned: str
+    newest: str
+    state: State
+    detail: str = ""
+
+
+def _fetch(url: str) -> requests.Response:
+    try:
+        response = requests.get(url, timeout=TIMEOUT)
+        response.raise_for_status()
+    except (requests.RequestException, OSError) as error:
+        raise NetworkError(f"no answer from {url}: {type(error).__name__}") from error
+    return response
+
+
+def line(version: str) -> str:
+    """The line that a Go release belongs to, as in `1.26`."""
+    return ".".join(version.removeprefix("go").split(".")[:2])
+
+
+def _go() -> Pin:
+    """Of Go, the newest of the pinned line: another line is a decision, or upstream's wish."""
+    version = pins.load().go
+    try:
+        told = [one["version"] for one in _fetch(GO).json() if one["stable"]]
+        same = [Version(one.removeprefix("go")) for one in told if line(one) == line(version)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise NetworkError(f"{GO}: not Go's list of releases: {error}") from error
+    if not same:
+        supported = ", ".join(sorted({line(one) for one in told}))
+        return Pin(
+            "Go", version, "", State.BEHIND, f"{line(version)} is not supported; {supported} are"
+        )
+    newest = max(same)
+    state = State.BEHIND if newest > Version(version) else State.CURRENT
+    return Pin("Go", version, str(newest), state)
+
+
+def _debian() -> Pin:
+    """Of Debian, the release that is stable."""
+    try:
+        archive = debian.mirror()
+    except Failure:
+        archive = DEBIAN
+    told = _fetch(f"{archive}/dists/{debian.ALIAS}/Release").text
+    codename = re.search(r"^Codename: (\S+)$", told, re.M)
+    if not codename:
+        raise NetworkError(f"{archive}: its Release file has no codename")
+    state = State.CURRENT if codename[1] == debian.SUITE else State.BEHIND
+    return Pin("Debian", debian.SUITE, codename[1], state)
+
+
+def used() -> list[tuple[str, str, str]]:
+    """The actions in workflows: each with its commit and the version that is said to be."""
+    workflows = sorted((project.ROOT / ".github" / "workflows").glob("*.yml"))
+    found = [_USES.findall(path.read_text()) for path in workflows]
+    return sorted({(name, commit, version) for some in found for name, commit, version in some})
+
+
+def _action(client: Client, name: str, commit: str, version: str) -> Pin:
+    theirs = Repository(client, name)
+    newest = theirs.newest_release()
+    if theirs.commit_of(version) != commit:
+        return Pin(
+            name, version, newest, State.SUSPECT,
+            f"{version} is not the commit {commit[:12]} that is pinned: find out why",
+        )  # fmt: skip
+    try:
+        behind = Version(newest) > Version(version)
+    except InvalidVersion:
+        return Pin(name, version, newest, State.UNKNOWN, "not a version")
+    return Pin(name, version, newest, State.BEHIND if behind else State.CURRENT)
+
+
+def examine(client: Client) -> Iterator[Pin]:
+    """Look at each; what cannot be found out stands in nothing's way."""
+    looks = [("Go", pins.load().go, _go), ("Debian", debian.SUITE, _debian)]
+    for name, version, look in looks:
+        try:
+            yield look()
+        except NetworkError as error:
+            yield Pin(name, version, "", State.UNKNOWN, error.brief)
+    for name, commit, version in used():
+        try:
+            yield _action(client, name, commit, version)
+        except NetworkError as error:
+            yield Pin(name, version, "", State.UNKNOWN, error.brief)

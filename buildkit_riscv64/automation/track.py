@@ -1,0 +1,410 @@
+"""`invoke track-releases`: what upstream has released, and what that means for us.
+
+What is to be done is found by looking, every time: a branch by its name, a pull
+request by its branch, an issue by its label and a mark in its text. So it does not
+matter who did what of it, nor where a run before this one ended. One run does it at
+a time, wherever they run (:meth:`github.Repository.locked`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from .. import console, pins, process, project
+from ..errors import BusyError, Failure, SourceError, UsageError
+from . import github, pinned
+from .github import Client, Entry, Repository
+
+#: Upstream's repository on GitHub.
+UPSTREAM = pins.MODULE.removeprefix("github.com/")
+#: Our branches are below this name.
+BRANCHES = "track-releases"
+LOCK = f"{BRANCHES}/lock"
+#: Issues with it are ours: only who may write to the repository can set a label.
+LABEL = "upstream-release"
+#: What builds a branch.
+WORKFLOW = "weekly-build.yml"
+
+_MARK = re.compile(r"<!-- track-releases: (v[\d.]+) -->")
+# As keepachangelog.com has it; GitHub itself knows no such state.
+_WITHDRAWN = re.compile(r"\b(yanked|retracted|withdrawn)\b", re.I)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A stable release of upstream's.
+
+    Args:
+        tag: as in `v0.33.0`.
+        published: when.
+        url: its page.
+    """
+
+    tag: str
+    published: datetime
+    url: str
+
+    @property
+    def version(self) -> Version:
+        """To compare."""
+        return Version(self.tag)
+
+    @property
+    def branch(self) -> str:
+        """Our branch for it."""
+        return f"{BRANCHES}/{self.tag}"
+
+    @property
+    def mark(self) -> str:
+        """What makes an issue the one about it."""
+        return f"<!-- track-releases: {self.tag} -->"
+
+
+def stable(releases: Iterable[Mapping[str, Any]]) -> list[Release]:
+    """The stable releases of BuildKit, the newest first.
+
+    No drafts, no pre-releases, nothing that was withdrawn; and none of the
+    Dockerfile frontend's, which the same repository has.
+    """
+    found = []
+    for one in releases:
+        try:
+            tag = pins.release_tag(str(one["tag_name"]))
+        except UsageError:
+            continue
+        if one["draft"] or one["prerelease"] or _WITHDRAWN.search(one.get("name") or ""):
+            continue
+        published = datetime.fromisoformat(one["published_at"])
+        found.append(Release(tag, published, str(one["html_url"])))
+    return sorted(found, key=lambda release: release.version, reverse=True)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What upstream has, against what is pinned.
+
+    Args:
+        pinned: the release that is pinned.
+        newest: the newest stable one; None where there is none.
+        backports: those of older lines that came out after the newest.
+        listed: the pinned one is among the releases.
+    """
+
+    pinned: str
+    newest: Release | None
+    backports: tuple[Release, ...]
+    listed: bool
+
+    @classmethod
+    def judge(cls, releases: Iterable[Mapping[str, Any]], pinned_version: str) -> Upstream:
+        """Compare by version, never by date: a backport comes out late, and is not newer."""
+        found = stable(releases)
+        newest = found[0] if found else None
+        late = [one for one in found[1:] if newest and one.published > newest.published]
+        listed = any(one.tag == pinned_version for one in found)
+        return cls(pinned_version, newest, tuple(late), listed)
+
+    @property
+    def new(self) -> Release | None:
+        """The release to move to, if there is one."""
+        newest = self.newest
+        return newest if newest and newest.version > Version(self.pinned) else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that is to be done.
+
+    Args:
+        what: branch, issue, pull request, build or close.
+        detail: in words.
+        act: does it.
+    """
+
+    what: str
+    detail: str
+    act: Callable[[], None] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What our branches start from: a branch and its commit."""
+
+    branch: str
+    commit: str
+
+
+def moved(tag: str) -> list[Entry]:
+    """What `invoke source.update` changes, in a clone of this checkout that is then thrown away.
+
+    Raises:
+        Failure: whatever it refuses.
+    """
+    # The token is not for what is fetched and run there.
+    env = {k: v for k, v in process.whole_environment().items() if k not in github.TOKENS}
+    with tempfile.TemporaryDirectory() as name:
+        clone = Path(name) / "checkout"
+        process.run(["git", "clone", "--quiet", project.ROOT, clone], error=SourceError)
+        process.run(
+            [sys.executable, "-m", "invoke", "source.update", tag], cwd=clone, env=env,
+            error=SourceError, hint=f"its reason is above; try `invoke source.update {tag}` yourself",
+        )  # fmt: skip
+        process.run(["git", "-C", clone, "add", "--all"], error=SourceError)
+        return _changes(clone)
+
+
+def _changes(clone: Path) -> list[Entry]:
+    told = process.read(
+        ["git", "-C", clone, "diff", "--cached", "--raw", "--no-renames", "--no-abbrev", "-z", "HEAD"],
+        error=SourceError,
+    )  # fmt: skip
+    # For each file ":old-mode new-mode old-object new-object status", NUL, path, NUL.
+    words = told.split("\0")[:-1]
+    found = []
+    for about, path in zip(words[::2], words[1::2], strict=True):
+        old, mode, _, new, status = about.removeprefix(":").split()
+        if status == "D":
+            found.append(Entry(path, old, None))
+        else:
+            found.append(Entry(path, mode, new if mode == "160000" else (clone / path).read_text()))
+    if not found:
+        raise SourceError("`invoke source.update` changed nothing", "look at pins.toml")
+    return found
+
+
+class Change:
+    """What a new release means for our repository: a branch, a pull request, a build, an issue.
+
+    Args:
+        ours: our repository.
+        release: upstream's.
+        base: what the branch starts from.
+        issue: the issue that there is, or 0.
+    """
+
+    def __init__(self, ours: Repository, release: Release, base: Base, issue: int) -> None:
+        self._ours = ours
+        self._release = release
+        self._base = base
+        self._issue = issue
+
+    def steps(self) -> Iterator[Step]:
+        """What of it is not there yet."""
+        release, branch = self._release, self._release.branch
+        title = f"BuildKit {release.tag}"
+        if not self._issue:
+            yield Step("issue", f"open the issue “{title}”, labelled {LABEL}", self._open_issue)
+        pulls = self._ours.pulls(branch)
+        # One that was closed is somebody's decision.
+        if pulls and not any(one["state"] == "open" for one in pulls):
+            return
+        if not self._ours.head(branch):
+            yield Step(
+                "branch",
+                f"make the branch {branch} of {self._base.branch} ({self._base.commit[:12]})"
+                f" with what `invoke source.update {release.tag}` changes",
+                self._make_branch,
+            )
+        if not pulls:
+            yield Step(
+                "pull request",
+                f"open a pull request of {branch} to {self._base.branch}",
+                self._open_pull,
+            )
+        if not self._ours.runs(WORKFLOW, branch):
+            yield Step("build", f"start {WORKFLOW} for {branch}", self._start)
+
+    def complain(self, error: Failure) -> None:
+        """Tell in the issue what stands in the way; once."""
+        text = f"This stands in the way:\n\n```\n{error.message}\n```"
+        if self._issue and text not in self._ours.comments(self._issue):
+            self._ours.comment(self._issue, text)
+
+    def _open_issue(self) -> None:
+        release = self._release
+        self._issue = self._ours.open_issue(
+            title=f"BuildKit {release.tag}",
+            label=LABEL,
+            body=f"""{release.mark}
+Upstream has released [{release.tag}]({release.url}), {release.published:%Y-%m-%d}.
+
+- the pins are moved in the branch `{release.branch}`, and there is a pull request of it
+- `{WORKFLOW}` builds and validates that branch on riscv64
+- once it is merged, the tag `{release.tag}` starts the release
+
+This issue is closed when our release of {release.tag} is there. What stands in the way is told here.
+""",
+        )
+
+    def _make_branch(self) -> None:
+        message = f"build: BuildKit {self._release.tag}"
+        commit = self._ours.commit(message, self._base.commit, moved(self._release.tag))
+        if not self._ours.create_branch(self._release.branch, commit):
+            raise BusyError(
+                f"somebody has just made the branch {self._release.branch}", "run it again"
+            )
+
+    def _open_pull(self) -> None:
+        self._ours.open_pull(
+            title=f"build: BuildKit {self._release.tag}",
+            branch=self._release.branch,
+            base=self._base.branch,
+            body=f"""What `invoke source.update {self._release.tag}` changes, and nothing else: \
+[{self._release.tag}]({self._release.url}).
+
+Tracked by #{self._issue}. Merge it when `{WORKFLOW}` has built and validated this branch on riscv64.
+""",
+        )
+
+    def _start(self) -> None:
+        self._ours.start(WORKFLOW, self._release.branch)
+
+
+def _marked(issues: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The issues about releases, with the release of each; the oldest first."""
+    for issue in sorted(issues, key=lambda issue: int(issue["number"])):
+        if found := _MARK.search(issue["body"] or ""):
+            yield found[1], issue
+
+
+def released(releases: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The versions of upstream's that we have released; `v0.33.0-2` is another one of v0.33.0."""
+    published = (str(one["tag_name"]) for one in releases if not one["draft"])
+    return {re.sub(r"-\d+$", "", tag) for tag in published}
+
+
+def _closing(ours: Repository, issue: Mapping[str, Any], tag: str, why: str, *, done: bool) -> Iterator[Step]:  # fmt: skip
+    number = int(issue["number"])
+    yield Step(
+        "close", f"close #{number}: {why}", lambda: ours.close_issue(number, f"{why}.", done=done)
+    )
+    for pull in [] if done else ours.pulls(f"{BRANCHES}/{tag}"):
+        if pull["state"] == "open":
+            other = int(pull["number"])
+            yield Step(
+                "close",
+                f"close the pull request #{other}: {why}",
+                lambda other=other: ours.close_pull(other, f"{why}."),  # type: ignore[misc]
+            )
+
+
+class Plan:
+    """What is to be done on our repository, as it is now.
+
+    Args:
+        ours: our repository.
+        upstream: what upstream has.
+    """
+
+    def __init__(self, ours: Repository, upstream: Upstream) -> None:
+        self.base = Base(branch := ours.default_branch(), ours.head(branch))
+        if not self.base.commit:
+            raise UsageError(f"{ours.name} has no commits", "push this checkout to it first")
+        issues = list(_marked(ours.issues(LABEL)))
+        done = released(ours.releases())
+        self.steps: list[Step] = []
+        self.change: Change | None = None
+        new = upstream.new
+        if new and new.tag not in done:
+            known = [int(issue["number"]) for tag, issue in issues if tag == new.tag]
+            self.change = Change(ours, new, self.base, known[0] if known else 0)
+            self.steps += self.change.steps()
+        for tag, issue in issues:
+            if issue["state"] != "open":
+                continue
+            if tag in done:
+                self.steps += _closing(ours, issue, tag, f"{tag} is released", done=True)
+            elif upstream.newest and tag != upstream.newest.tag:
+                newer = upstream.newest.version > Version(tag)
+                why = f"{upstream.newest.tag} is newer" if newer else "upstream has withdrawn it"
+                self.steps += _closing(ours, issue, tag, why, done=False)
+
+    def do(self) -> None:
+        """Do it, and tell in the issue what could not be done."""
+        for step in self.steps:
+            try:
+                with console.step(step.detail):
+                    step.act()
+            except Failure as error:
+                if self.change and step.what == "branch":
+                    self.change.complain(error)
+                raise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, and done or, under `--dry`, not done."""
+
+    repository: str
+    upstream: Upstream
+    steps: Sequence[Step]
+    others: Sequence[pinned.Pin]
+    dry: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        newest = self.upstream.newest
+        return {
+            "repository": self.repository,
+            "pinned": self.upstream.pinned,
+            "pinned_is_listed": self.upstream.listed,
+            "newest": newest.tag if newest else None,
+            "new": self.upstream.new is not None,
+            "backports": [one.tag for one in self.upstream.backports],
+            "steps": [
+                {"what": one.what, "detail": one.detail, "done": not self.dry} for one in self.steps
+            ],
+            "others": [asdict(one) for one in self.others],
+            "dry": self.dry,
+        }
+
+
+def _refuse_another_state(base: Base, name: str) -> None:
+    """The pins are moved in what is checked out here, so it has to be what the branch starts from."""
+    here = process.read(
+        ["git", "-C", project.ROOT, "rev-parse", "--verify", "HEAD"], error=SourceError
+    ).strip()
+    if here != base.commit:
+        raise SourceError(
+            f"this checkout is at {here[:12]}, and {base.branch} of {name} at {base.commit[:12]}",
+            f"check out {base.branch} as it is there, and run it again",
+        )
+
+
+def track(repository: str, *, dry: bool) -> Outcome:
+    """Look what upstream has released, and do what follows from it.
+
+    Args:
+        repository: ours on GitHub, as OWNER/NAME.
+        dry: only find out; nothing but GET requests.
+
+    Raises:
+        UsageError: no such repository, or the environment has something useless.
+        NetworkError: GitHub does not answer, or not to us.
+        BusyError: another run is at it.
+        SourceError: this checkout is not the default branch's, or the pins cannot be moved.
+    """
+    repository = github.repository(repository)
+    version = pins.load().version
+    with Client.connected(dry=dry) as client:
+        upstream = Upstream.judge(Repository(client, UPSTREAM).releases(), version)
+        ours = Repository(client, repository)
+        plan = Plan(ours, upstream)
+        others = list(pinned.examine(client))
+        if plan.steps and not dry:
+            if any(step.what == "branch" for step in plan.steps):
+                _refuse_another_state(plan.base, repository)
+            with ours.locked(LOCK, plan.base.commit):
+                # Another run may have been quicker.
+                plan = Plan(ours, upstream)
+                plan.do()
+    return Outcome(repository, upstream, plan.steps, others, dry)
