@@ -4,6 +4,7 @@ from invoke.collection import Collection
 
 from benchmarks import tasks as benchmarks
 from buildkit_riscv64 import config, house
+from buildkit_riscv64.automation import tasks as automation
 from buildkit_riscv64.binaries import tasks as binaries
 from buildkit_riscv64.image import tasks as image
 from buildkit_riscv64.machine import tasks as machine
@@ -21,6 +22,8 @@ ns = Collection(
     image.certs,
     validation.validate,
     benchmarks.benchmark,
+    automation.status,
+    automation.release,
     machine.on,
     machine=Collection(
         machine.create,

@@ -19,6 +19,10 @@
             evidence.json, index.html             each scenario; the same for people
             junit-SUITE.xml, pytest-SUITE.log     what pytest has to say of a suite
             SHA256SUMS
+        packages/                                 deb and rpm, with manifest.json and SHA256SUMS
+        release/                                  what is published of all this:
+            release.json, NOTES.md                what it consists of; what people read
+            SHA256SUMS, SHA256SUMS.asc            of its files; the signature of that
     dist/oci/                                     OCI layout of what push-image would push
 
 A folder is made whole beside its place and then exchanged with what was there,
@@ -71,8 +75,14 @@ MANIFEST_VERSION = 1
 IMAGE = "image"
 #: Below a target's folder: what was proved of it.
 EVIDENCE = "evidence"
+#: Below a target's folder: packages for distributions.
+PACKAGES = "packages"
+#: Below a target's folder: what is published of it, each file under the name it has there.
+RELEASE = "release"
 #: What has sums of its own, in a target's folder.
-PARTS = (IMAGE, EVIDENCE)
+PARTS = (IMAGE, EVIDENCE, PACKAGES, RELEASE)
+#: What describes a part, where it is not called as elsewhere.
+DESCRIPTIONS = {EVIDENCE: RESULTS, RELEASE: "release.json"}
 #: In an image's folder: its OCI layout.
 LAYOUT = "layout"
 #: In an image's folder: the SBOM of its packages.
@@ -165,11 +175,16 @@ class Artifacts:
         return True
 
 
-def _maker(path: Path, name: str) -> str:
-    """The task that makes a folder, and makes it anew."""
-    if name == RESULTS:
-        return "validate"
-    return "build-image" if path.parent.name == IMAGE else "build-binaries"
+def _kind(path: Path, name: str) -> tuple[str, str]:
+    """What a folder holds, and the task that makes it."""
+    match name:
+        case "evidence.json":
+            return "evidence", "validate"
+        case "release.json":
+            return "release", "release"
+    if path.name == PACKAGES:
+        return "packages", "build-packages"
+    return "artifacts", "build-image" if path.parent.name == IMAGE else "build-binaries"
 
 
 def load(path: Path, name: str = "") -> Artifacts:
@@ -182,14 +197,13 @@ def load(path: Path, name: str = "") -> Artifacts:
     Raises:
         CheckError: there is none, or it cannot be read.
     """
-    name = name or (RESULTS if path.name == EVIDENCE else MANIFEST)
-    maker = _maker(path, name)
+    name = name or DESCRIPTIONS.get(path.name, MANIFEST)
+    what, maker = _kind(path, name)
     try:
         manifest = json.loads((path / name).read_text())
         if not isinstance(manifest, dict):
             raise TypeError("not an object")
     except FileNotFoundError as error:
-        what = "evidence" if name == RESULTS else "artifacts"
         raise CheckError(f"no {what} in {shown(path)}", f"run `invoke {maker}` first") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         force = "" if name == RESULTS else " --force"

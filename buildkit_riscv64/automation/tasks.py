@@ -1,0 +1,73 @@
+"""The tasks of phase 4."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..cli import command
+
+_TARGET = "As in linux-riscv64."
+
+
+@command(
+    help={
+        "target": f"{_TARGET} Default: all that are in dist/.",
+        "json": "Print it as JSON on stdout.",
+    }
+)
+def status(context: Any, target: str = "", json: bool = False) -> None:
+    """Show the chain: binaries, images, validation, packages, and what blocks a release.
+
+    Tells of each phase whether it is done, of which version, on what machine, with which
+    hashes; why the next phase refuses it, if it does; and the command that gets further.
+    Looks at dist/ alone, and changes nothing.
+    """
+    from . import report
+    from .status import chains
+
+    report.chains(chains(target), json=json)
+
+
+@command(
+    help={
+        "target": f"{_TARGET} Default: linux-riscv64, which alone is released.",
+        "revision": "Which release of this version of BuildKit it is, from 1. Default: 1.",
+        "repository": "On GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
+        "key": "The armored private key to sign with, or its file. Default: BUILDKIT_SIGNING_KEY.",
+        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "json": "Print what it consists of as JSON on stdout.",
+    }
+)
+def release(
+    context: Any,
+    target: str = "",
+    revision: str = "1",
+    repository: str = "",
+    key: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Publish what was built and proved, as a release on GitHub; or say why not.
+
+    Gathers programs, packages, images, bills of materials, provenance, evidence and
+    benchmarks, writes sums, signature and notes, and has `gh release` publish them,
+    complete or not at all. Refuses what is not riscv64, not compiled natively, of other
+    bytes on another machine, or not wholly proved, and a version that was released with
+    other bytes. Releasing the same again does nothing.
+
+    `invoke --dry release` shows all of it, and publishes nothing.
+
+    The token is taken from GH_TOKEN or GITHUB_TOKEN. Exit code 7: refused; 8: released
+    with other bytes.
+    """
+    from .. import config
+    from . import report
+    from .release import Options
+    from .release import release as run
+
+    settings = config.read(context.config)
+    options = Options.parse(
+        target=target, revision=revision, repository=repository, key=key,
+        dry=settings.dry, yes=yes or settings.yes,
+    )  # fmt: skip
+    report.released(run(options), json=json)
