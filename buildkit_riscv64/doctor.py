@@ -72,7 +72,7 @@ class Seen:
         status: how bad it is.
         detail: what was seen.
         fix: how to mend it.
-        package: the Debian package that mends it, if one does.
+        package: the Debian package that mends it, if one does, or several with spaces between.
         commands: what mends it as root, once packages are there.
     """
 
@@ -248,6 +248,18 @@ def _make() -> Seen:
     return tool("make", Status.WARN, ("--version",))
 
 
+@check("C compiler", "`build-binaries --bundle` compiles runc with it, and links libseccomp.", Phase.BINARIES)  # fmt: skip
+def _c_compiler() -> Seen:
+    from .binaries import cc
+
+    lacking = cc.missing()
+    if lacking:
+        packages = " ".join(sorted(lacking.values()))
+        detail = f"not installed: {', '.join(lacking)}"
+        return Seen(Status.WARN, detail, f"apt-get install {packages}", packages)
+    return _ok(f"{cc.facts()['compiler']}, with libseccomp")
+
+
 @check("memory", "The linker of buildkitd alone takes more than 1 GB.", Phase.BINARIES)
 def _memory() -> Seen:
     total, available = host.memory_bytes(), host.memory_bytes("MemAvailable")
@@ -261,7 +273,7 @@ def _memory() -> Seen:
     return _ok(detail)
 
 
-@check("disk", "Go's caches take 3 GiB, the artifacts and their making 0.6 GiB.", Phase.BINARIES)
+@check("disk", "Go's caches take 3 GiB, the artifacts and their making 0.8 GiB.", Phase.BINARIES)
 def _disk() -> Seen:
     places = {"the checkout": project.DIST, "Go's caches": Path.home()}
     free = {name: host.free_bytes(path) for name, path in places.items()}
@@ -427,6 +439,24 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
     return True
 
 
+def have(what: str, packages: list[str], *, yes: bool) -> None:
+    """Install packages, if any, after one question.
+
+    Args:
+        what: is missing without them.
+        packages: Debian's.
+        yes: do not ask.
+
+    Raises:
+        MissingRequirementError: the answer was no, or they could not be installed.
+    """
+    if packages and not install(packages, yes=yes):
+        raise MissingRequirementError(
+            f"missing: {what}",
+            f"run it again with --yes, or: apt-get install {' '.join(packages)}",
+        )
+
+
 def provide(tools: Iterable[str], *, yes: bool) -> None:
     """Have commands, or install what brings them, after one question.
 
@@ -434,12 +464,7 @@ def provide(tools: Iterable[str], *, yes: bool) -> None:
         MissingRequirementError: the answer was no, or they could not be installed.
     """
     missing = [name for name in tools if process.which(name) is None]
-    packages = sorted({PACKAGES[name] for name in missing})
-    if packages and not install(packages, yes=yes):
-        raise MissingRequirementError(
-            f"missing: {', '.join(missing)}",
-            f"run it again with --yes, or: apt-get install {' '.join(packages)}",
-        )
+    have(", ".join(missing), sorted({PACKAGES[name] for name in missing}), yes=yes)
 
 
 def provide_emulators(*, yes: bool) -> None:
@@ -451,11 +476,8 @@ def provide_emulators(*, yes: bool) -> None:
         MissingRequirementError: none is installed and the answer was no, or it failed.
     """
     foreign = [one for one in Platform if one is not Platform.here()]
-    if not any(map(binfmt.is_installed, foreign)) and not install([binfmt.PACKAGE], yes=yes):
-        raise MissingRequirementError(
-            "missing: emulators of other platforms",
-            f"run it again with --yes, or: apt-get install {binfmt.PACKAGE}",
-        )
+    if not any(map(binfmt.is_installed, foreign)):
+        have("emulators of other platforms", [binfmt.PACKAGE], yes=yes)
     seen = emulators(foreign, Status.WARN)
     if not seen.commands:
         return
@@ -491,7 +513,7 @@ def mend(phases: Iterable[Phase], *, yes: bool, dry: bool = False) -> list[Findi
     """
     phases = list(phases)
     findings = list(examine(phases))
-    packages = sorted({f.seen.package for f in findings if f.seen.package})
+    packages = sorted({name for f in findings for name in f.seen.package.split()})
     if packages and install(packages, yes=yes, dry=dry):
         findings = list(examine(phases))
     for command in [command for f in findings for command in f.seen.commands]:

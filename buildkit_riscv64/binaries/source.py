@@ -74,13 +74,20 @@ class Modules(Protocol):
     """What go compiles: in a folder with go.mod and go.sum."""
 
     @property
-    def directory(self) -> Path: ...
+    def directory(self) -> Path:
+        """Where to run go."""
+
     @property
-    def location(self) -> str: ...
+    def location(self) -> str:
+        """For people."""
+
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """Differs whenever anything that is compiled could."""
+
     @property
-    def mod_flag(self) -> str: ...
+    def mod_flag(self) -> str:
+        """Where go takes modules from."""
 
 
 def _git(directory: Path, *args: str, hint: str = "") -> str:
