@@ -382,6 +382,8 @@ def publish(
 ) -> Artifacts:
     """Make a staged folder the target's, replacing what was there.
 
+    Where the commands are those that were there, so are the image and the evidence of them.
+
     Args:
         stage: the folder.
         target: what it is for.
@@ -394,14 +396,35 @@ def publish(
     """
     final = (dist or project.DIST) / target.name
     # A manifest may say anything; a machine is what it is.
-    compiled_on = {load(stage).manifest["host"]["arch"], str(machine or Architecture.here())}
+    staged = load(stage)
+    compiled_on = {staged.manifest["host"]["arch"], str(machine or Architecture.here())}
+    if "bundle" in staged.manifest:
+        compiled_on.add(staged.manifest["bundle"]["host"]["arch"])
     if compiled_on != {str(target.arch)}:
         others = " and ".join(sorted(compiled_on - {str(target.arch)}))
         raise NotNativeError(
             f"binaries for {target.name} that were compiled on {others} are not artifacts",
             f"build them on {target.arch}",
         )
+    _keep(find(final), staged)
     return _put(stage, final)
+
+
+def _keep(previous: Artifacts | None, staged: Artifacts) -> None:
+    """Have what was made of the commands beside them still, if they are the same."""
+    if previous is None or not previous.inputs or previous.inputs != staged.inputs:
+        return
+    if not previous.unchanged():
+        return
+    if any(previous.files.get(name) != staged.files.get(name) for name in map(binary, COMMANDS)):
+        return
+    for part in (IMAGE, EVIDENCE):
+        there, here = previous.path / part, staged.path / part
+        if there.is_dir() and not here.exists():
+            try:
+                shutil.copytree(there, here, symlinks=True, copy_function=os.link)
+            except OSError as error:
+                raise storage_error(error, here) from error
 
 
 def publish_part(stage: Path, target: Target, part: str) -> Artifacts:
