@@ -44,7 +44,7 @@ LONGEST_WAIT = 300
 #: Seconds to connect, and to the next byte.
 TIMEOUT = (10, 60)
 #: Pages of one list, of a hundred entries each: more is no answer to us.
-MOST_PAGES = 50
+MOST_PAGES = 20
 #: Seconds after which a lock belongs to a run that was killed.
 LEASE = 3600
 
@@ -129,7 +129,9 @@ def _session() -> requests_cache.CachedSession:
     # Each answer is kept whole or not at all, which is SQLite's doing.
     path = project.cache() / "github.sqlite"
     # GitHub would let answers be taken as they are for a minute, in which we may have changed things.
-    settings: dict[str, Any] = {"always_revalidate": True, "serializer": "json"}
+    settings: dict[str, Any] = {
+        "always_revalidate": True, "expire_after": requests_cache.EXPIRE_IMMEDIATELY, "serializer": "json",
+    }  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return requests_cache.CachedSession(path, backend="sqlite", **settings)
