@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from buildkit_riscv64 import dist
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.validation import evidence, versions
+
+#: Puts evidence of suites into dist/.
+Publish = Callable[..., dist.Artifacts]
 
 TARGET = Target.parse("linux-riscv64")
 WHEN = "2026-11-25T11:00:00Z"

@@ -15,8 +15,7 @@ from buildkit_riscv64.validation.subject import Subject
 from buildkit_riscv64.validation.suites import SUITES
 
 from ..making import edit_manifest
-from .conftest import Publish
-from .scenes import TARGET, result, scene
+from .scenes import TARGET, Publish, result, scene
 
 WHOLE = {name: result() for name in SUITES}
 

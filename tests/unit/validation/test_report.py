@@ -13,8 +13,7 @@ from buildkit_riscv64.validation import report
 from buildkit_riscv64.validation.suites import SUITES
 from buildkit_riscv64.validation.validate import Outcomes
 
-from .conftest import Publish
-from .scenes import result, scene
+from .scenes import Publish, result, scene
 
 WHOLE = {name: result() for name in SUITES}
 

@@ -21,8 +21,7 @@ from buildkit_riscv64.validation.suites import SUITES, Suite
 from buildkit_riscv64.validation.validate import Options, Outcomes, Record, environment, validate
 
 from ..making import Commands
-from .conftest import Publish
-from .scenes import TARGET, record, result, scene
+from .scenes import TARGET, Publish, record, result, scene
 
 
 def options(**changes: Any) -> Options:
