@@ -288,7 +288,7 @@ def test_what_is_in_it(running: User) -> None:
     assert said == [
         "riscv64", NAME, "755 root", "700 root", "600 root", "600 root", "644 root", "644 root",
     ]  # fmt: skip
-    for command in ("go", "docker", "runc", "tini", "rootlesskit", "newuidmap", "fuse-overlayfs"):
+    for command in ("go", "docker", "runc", "tini", "rootlesskit", "newuidmap", "fuse-overlayfs", "apparmor_parser"):  # fmt: skip
         assert f"/{command}" in running.ssh(f"PATH=$PATH:/usr/lib/go-1.26/bin command -v {command}")
     # Its disk is as large as was asked for.
     assert eventually(lambda: int(running.ssh("df -B1 --output=size / | tail -1")) > 35 << 30), (
