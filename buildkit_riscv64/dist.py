@@ -153,6 +153,11 @@ class Artifacts:
         """The commands, and the bundle where there is one."""
         return (*COMMANDS, *(BUNDLE if "bundle" in self.manifest else ()))
 
+    def sums(self) -> dict[str, str]:
+        """What SHA256SUMS says of each file, by name."""
+        lines = (self.path / SUMS).read_text().splitlines()
+        return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+
     def unchanged(self) -> bool:
         """True when the files are those of the manifest.
 

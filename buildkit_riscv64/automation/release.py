@@ -74,7 +74,7 @@ class Asset:
         name: what it is called there.
         path: where it is in `dist/`.
         what: what it is, for people.
-        sha256: what its manifest says it is; empty for what no manifest lists.
+        sha256: what the sums beside it say; empty for what they do not list.
     """
 
     name: str
@@ -132,12 +132,12 @@ def assets(target: Target, links: Sequence[chain.Link]) -> list[Asset]:
     binaries = found["binaries"]
     version = binaries.manifest["version"]
     prefix = f"buildkit-{version}.{target.name}"
+    sums = {one.path: one.sums() for one in found.values()}
 
     def of(artifacts: dist.Artifacts, name: str, what: str, called: str = "") -> Asset:
-        record = artifacts.files.get(name, {})
         return Asset(
             name=called or f"{prefix}.{name}", path=artifacts.path / name, what=what,
-            sha256=record.get("sha256", ""),
+            sha256=sums[artifacts.path].get(name, ""),
         )  # fmt: skip
 
     def several() -> Iterator[Asset]:
@@ -180,7 +180,7 @@ def _take(asset: Asset, stage: Path) -> dict[str, Any]:
     (record,) = dist.record(stage, [asset.name])
     if asset.sha256 and record["sha256"] != asset.sha256:
         raise CheckError(
-            f"{dist.shown(asset.path)} is not that of its manifest: it was changed or damaged",
+            f"{dist.shown(asset.path)} is not what SHA256SUMS beside it says: it was changed or damaged",
             "make it anew: `invoke status` names the command",
         )
     return {**record, "what": asset.what}
