@@ -22,6 +22,8 @@ DEFAULTS: dict[str, Any] = {
         "goriscv64": "",
         # go, or make for upstream's container build.
         "via": "go",
+        # What the commands run too: runc, CNI plugins, rootlesskit.
+        "bundle": False,
     },
     "image": {
         # buildkit, our own fresh one, or docker.
@@ -46,6 +48,7 @@ class Settings:
         source: default of `--source`.
         goriscv64: default of `--goriscv64`.
         via: default of `--via`.
+        bundle: default of `--bundle`.
         engine: default of `--engine`.
         base: default of `--base`.
         registry: default of `--registry`.
@@ -57,6 +60,7 @@ class Settings:
     source: str
     goriscv64: str
     via: str
+    bundle: bool
     engine: str
     base: str
     registry: str
@@ -75,7 +79,7 @@ def read(config: Any) -> Settings:
         **{key: config[phase][key] for phase in ("binaries", "image") for key in DEFAULTS[phase]},
     }
     for key, value in values.items():
-        wanted = bool if key in {"yes", "dry"} else str
+        wanted = bool if key in {"yes", "dry", "bundle"} else str
         if not isinstance(value, wanted):
             raise UsageError(
                 f"configuration key {key!r} is {value!r}, and must be a {wanted.__name__}",

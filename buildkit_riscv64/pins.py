@@ -18,6 +18,8 @@ MODULE = "github.com/moby/buildkit"
 #: The oldest Go that can fetch the pinned one (Debian 12's).
 OLDEST_BOOTSTRAP_GO = "1.19"
 
+#: What upstream pins of others may be a release candidate.
+_TAG = re.compile(r"v\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
 _RELEASE_TAG = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
@@ -80,10 +82,36 @@ def _commit(value: object) -> str:
 
 
 def _release(table: Mapping[str, Any]) -> Release:
-    if not _RELEASE_TAG.fullmatch(table["version"]):
+    if not _TAG.fullmatch(table["version"]):
         raise ValueError(f"{table['version']!r} is not a release tag")
     commit = _commit(table["commit"]) if "commit" in table else ""
     return Release(version=table["version"], time=_time(table["time"]), commit=commit)
+
+
+def others(dockerfile: str, argument: str) -> str:
+    """The version that upstream's Dockerfile gives an argument, as in `ARG RUNC_VERSION=v1.4.3`.
+
+    Raises:
+        SourceError: it gives none, or no release.
+    """
+    found = re.search(rf"^ARG {argument}=(\S+)$", dockerfile, re.M)
+    if found is None or not _TAG.fullmatch(found[1]):
+        raise SourceError(
+            f"upstream's Dockerfile pins no release as {argument}: {found[0] if found else 'no such ARG'}",
+            "find out how upstream takes it now, and teach buildkit_riscv64/binaries/bundle.py",
+        )
+    return found[1]
+
+
+def with_release(text: str, name: str, release: Release) -> str:
+    """The text of `pins.toml` with a release of the bundle's in it."""
+    lines = [f"[bundle.{name}]", f'version = "{release.version}"']
+    if release.commit:
+        lines.append(f'commit = "{release.commit}"')
+    lines.append(f"time = {release.time.strftime('%Y-%m-%dT%H:%M:%SZ')}")
+    table = "\n".join(lines) + "\n"
+    changed, found = re.subn(rf"^\[bundle\.{name}\]\n(?:\w+ = .*\n)*", table, text, flags=re.M)
+    return changed if found else f"{text}\n{table}"
 
 
 def load(path: Path | None = None) -> Pins:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import shutil
@@ -11,7 +12,7 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +23,7 @@ from .. import dist, host, pins, project
 from ..arch import Target
 from ..console import say, step
 from ..errors import BuildError, StorageError, UsageError
+from . import bundle as bundles
 from . import source as sources
 
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ class Options:
         allow_dirty: build a checkout that differs from its commit.
         via: who compiles.
         pgo: a profile for the compiler; empty for none.
+        bundle: what the commands run too.
         force: build even if nothing changed.
+        yes: install what is missing without asking.
         dry: only say what would be done.
     """
 
@@ -66,7 +70,9 @@ class Options:
     allow_dirty: bool = False
     via: Via = Via.GO
     pgo: str = ""
+    bundle: bool = False
     force: bool = False
+    yes: bool = False
     dry: bool = False
 
     @classmethod
@@ -199,7 +205,8 @@ def _tarball(stage: Path, name: str, binaries: list[dict[str, Any]], when: datet
     """Pack the binaries, or take over the tarball of the same binaries."""
     if previous is not None and previous.unchanged():
         files = previous.files
-        if name in files and all(files.get(b["name"]) == b for b in binaries):
+        held = [files.get(dist.binary(program)) for program in previous.programs]
+        if name in files and held == binaries:
             (stage / name).hardlink_to(previous.path / name)
             return
     pack(stage, [b["name"] for b in binaries], stage / name, when)
@@ -211,28 +218,11 @@ def _utc(timestamp: float) -> str:
     )
 
 
-def _describe(
-    stage: Path,
-    source: sources.Source,
-    go: Go,
-    build: Mapping[str, Any],
-    target: Target,
-    previous: dist.Artifacts | None,
-) -> None:
-    """Write everything that goes with the binaries: tarball, SBOMs, provenance, manifest, sums."""
-    from . import provenance, sbom
-    from .elf import read_build_info
-
-    binaries = dist.record(stage, map(dist.binary, dist.COMMANDS))
-    tarball = dist.tarball(source.version, target)
-    _tarball(stage, tarball, binaries, source.time, previous)
-    for command, file in zip(dist.COMMANDS, binaries, strict=True):
-        info = read_build_info(stage / file["name"], go)
-        text = sbom.bill_of_materials(command, file["sha256"], source.version, info, source.time)
-        (stage / dist.sbom(command)).write_text(text)
-    profile = [dist.PROFILE] if target.pgo else []
-    others = [tarball, *map(dist.sbom, dist.COMMANDS), *profile]
-    manifest: dict[str, Any] = {
+def _head(
+    source: sources.Source, go: Go, build: Mapping[str, Any], target: Target
+) -> dict[str, Any]:
+    """What a manifest says of the commands, but for their files."""
+    return {
         "manifest_version": dist.MANIFEST_VERSION,
         "target": target.name,
         "version": source.version,
@@ -245,11 +235,55 @@ def _describe(
             "pinned": source.pinned,
             "time": _utc(source.time.timestamp()),
         },
-        "go": {"version": go.version, "origin": go.origin, "sum": go.sum},
+        "go": _go(go),
         "build": dict(build),
         "host": host.facts().as_json(),
-        "files": binaries + dist.record(stage, others),
     }
+
+
+def _go(go: Go) -> dict[str, str]:
+    return {"version": go.version, "origin": go.origin, "sum": go.sum}
+
+
+def _describe(
+    stage: Path,
+    head: Mapping[str, Any],
+    go: Go,
+    target: Target,
+    previous: dist.Artifacts | None,
+) -> None:
+    """Write everything that goes with the binaries: tarball, SBOMs, provenance, manifest, sums.
+
+    Args:
+        stage: the folder that they are in.
+        head: the manifest, but for the files.
+        go: to read build information with.
+        target: what it is all for.
+        previous: what may have the same tarball.
+    """
+    from . import provenance, sbom
+    from .elf import read_build_info
+
+    manifest = dict(head)
+    programs = dist.Artifacts(stage, manifest).programs
+    binaries = dist.record(stage, map(dist.binary, programs))
+    tarball = dist.tarball(manifest["version"], target)
+    when = datetime.fromisoformat(manifest["source"]["time"])
+    _tarball(stage, tarball, binaries, when, previous)
+    for command, file in zip(programs, binaries, strict=True):
+        info = read_build_info(stage / file["name"], go)
+        if command in dist.COMMANDS:
+            text = sbom.bill_of_materials(command, file["sha256"], manifest["version"], info, when)
+        else:
+            one = bundles.of(manifest, command)
+            text = sbom.bill_of_materials(
+                command, file["sha256"], one["version"], info,
+                datetime.fromisoformat(one["time"]), one.get("c", {}).get("libraries", []),
+            )  # fmt: skip
+        (stage / dist.sbom(command)).write_text(text)
+    profile = [dist.PROFILE] if target.pgo else []
+    others = [tarball, *map(dist.sbom, programs), *profile]
+    manifest["files"] = binaries + dist.record(stage, others)
     (stage / dist.PROVENANCE).write_text(provenance.statement(manifest))
     manifest["files"] += dist.record(stage, [dist.PROVENANCE])
     dist.write_json(stage / dist.MANIFEST, manifest)
@@ -257,14 +291,79 @@ def _describe(
     (stage / dist.SUMS).write_text(dist.sums(files))
 
 
-def _refuse_too_little_space() -> None:
+def _refuse_too_little_space(needed: int) -> None:
     free = host.free_bytes(project.DIST)
-    if free < NEEDED_BYTES:
+    if free < needed:
         raise StorageError(
             f"only {free >> 20} MiB free for {dist.shown(project.DIST)},"
-            f" and a build needs {NEEDED_BYTES >> 20}",
+            f" and a build needs {needed >> 20}",
             "free some space; df -h .",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is asked for, of what it would be made, and what is there already.
+
+    Args:
+        options: what was asked.
+        source: upstream.
+        target: what it is for.
+        pinned: what is pinned.
+        profile: for the compiler.
+        inputs: the digest of what decides the commands.
+        parts: of the bundle, if it is asked for.
+        bundle_inputs: the digest of what decides them.
+        previous: the finished folder, if there is a usable one.
+        commands_stay: the commands in it are what would be made.
+        bundle_stays: so is its bundle, or none is asked for.
+    """
+
+    options: Options
+    source: sources.Source
+    target: Target
+    pinned: pins.Pins
+    profile: Profile | None
+    inputs: str
+    parts: list[bundles.Part]
+    bundle_inputs: str
+    previous: dist.Artifacts | None
+    commands_stay: bool
+    bundle_stays: bool
+
+    @property
+    def needed_bytes(self) -> int:
+        """What it takes below `dist/`, at most."""
+        return NEEDED_BYTES + (bundles.NEEDED_BYTES if self.parts else 0)
+
+
+def _plan(options: Options) -> _Plan:
+    """Find out what is to be done, and refuse what cannot be."""
+    from .toolchain import refuse_cross_compilation
+
+    refuse_cross_compilation()
+    profile = _profile(options)
+    target = Target.here(options.goriscv64, pgo=profile is not None)
+    pinned = pins.load()
+    source = sources.resolve(options.source, pinned, allow_dirty=options.allow_dirty)
+    if options.via is Via.MAKE:
+        if options.bundle:
+            raise UsageError("--via make cannot make the bundle", "leave --bundle or --via out")
+        from . import make
+
+        make.refuse_impossible(source, target)
+    parts = bundles.parts(pinned) if options.bundle else []
+    digest = inputs(source, target, options.via, pinned, profile)
+    bundle_digest = bundles.inputs(parts, target, pinned)
+    previous = dist.find(project.DIST / target.name)
+    usable = previous is not None and not options.force and previous.unchanged()
+    return _Plan(
+        options=options, source=source, target=target, pinned=pinned, profile=profile,
+        inputs=digest, parts=parts, bundle_inputs=bundle_digest, previous=previous,
+        commands_stay=previous is not None and usable and previous.inputs == digest,
+        bundle_stays=not parts
+        or (previous is not None and usable and bundles.is_current(previous.manifest, bundle_digest)),
+    )  # fmt: skip
 
 
 def build(options: Options) -> Outcome:
@@ -274,53 +373,35 @@ def build(options: Options) -> Outcome:
         Failure: whatever went wrong, as the class of what it was; `dist/` is
             then as it was before.
     """
-    from .toolchain import refuse_cross_compilation
-
     started = time.time()
-    refuse_cross_compilation()
-    profile = _profile(options)
-    target = Target.here(options.goriscv64, pgo=profile is not None)
-    pinned = pins.load()
-    source = sources.resolve(options.source, pinned, allow_dirty=options.allow_dirty)
-    if options.via is Via.MAKE:
-        from . import make
-
-        make.refuse_impossible(source, target)
-    digest = inputs(source, target, options.via, pinned, profile)
-    previous = dist.find(project.DIST / target.name)
-    known = not options.force and previous is not None and previous.inputs == digest
-    if previous is not None and known and previous.unchanged():
+    plan = _plan(options)
+    source, target, previous = plan.source, plan.target, plan.previous
+    if plan.commands_stay and plan.bundle_stays:
         if not options.dry:
             dist.sweep(target)
         return Outcome(previous, up_to_date=True, seconds=time.time() - started)
 
     say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
+    if previous is not None and "bundle" in previous.manifest and not plan.parts:
+        say("note: the bundle that is there is not made anew without --bundle")
     if options.dry:
-        _say_what_would_run(options, source, target, pinned)
+        _say_what_would_run(plan)
         return Outcome(None, up_to_date=False, seconds=time.time() - started)
-    _refuse_too_little_space()
+    if not plan.bundle_stays:
+        from . import cc
+
+        cc.provide(yes=options.yes)
+    _refuse_too_little_space(plan.needed_bytes)
     with dist.lock(target), dist.staging(target) as stage:
         try:
             (stage / "bin").mkdir()
-            if profile:
-                (stage / dist.PROFILE).write_bytes(profile.content)
-            compiled = _compile(options, source, target, pinned, stage)
-            go, flags, environment = compiled
-            finished = time.time()
-            record = {
-                "via": str(options.via),
-                "flags": flags,
-                "environment": environment,
-                **({"pgo": profile.sha256} if profile else {}),
-                "inputs": digest,
-                "started": _utc(started),
-                "finished": _utc(finished),
-                "seconds": round(finished - started, 1),
-            }
+            head, go = _commands(plan, stage, started)
+            if plan.parts:
+                head["bundle"] = _bundle(plan, stage, go)
             say("packing and describing")
             # Another recipe may pack the same binaries otherwise.
-            same = previous if previous is not None and previous.inputs == digest else None
-            _describe(stage, source, go, record, target, same)
+            same = previous if previous is not None and previous.inputs == plan.inputs else None
+            _describe(stage, head, go, target, same)
             from .check import require_good
 
             require_good(stage, target, go)
@@ -328,6 +409,58 @@ def build(options: Options) -> Outcome:
         except OSError as error:
             raise dist.storage_error(error, stage) from error
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
+
+
+def _take_over(previous: dist.Artifacts | None, stage: Path, names: Sequence[str]) -> bool:
+    """Have files of the finished folder in the stage, if they are what its manifest says."""
+    if previous is None:
+        return False
+    files = previous.files
+    if any(dist.sha256(previous.path / name) != files[name]["sha256"] for name in names):
+        return False
+    for name in names:
+        (stage / name).hardlink_to(previous.path / name)
+    return True
+
+
+def _commands(plan: _Plan, stage: Path, started: float) -> tuple[dict[str, Any], Go]:
+    """Put the commands into the stage: those that are there, or compiled.
+
+    Returns:
+        What a manifest says of them, and the Go to read them with.
+    """
+    from . import toolchain
+
+    profile = plan.profile
+    names = [*map(dist.binary, dist.COMMANDS), *([dist.PROFILE] if profile else [])]
+    if plan.commands_stay and _take_over(plan.previous, stage, names):
+        assert plan.previous is not None
+        say(f"{' and '.join(dist.COMMANDS)} stay as they are")
+        manifest = plan.previous.manifest
+        head = {key: value for key, value in manifest.items() if key not in {"files", "bundle"}}
+        return head, toolchain.ensure(plan.pinned)
+    if profile:
+        (stage / dist.PROFILE).write_bytes(profile.content)
+    go, flags, environment = _compile(plan, stage)
+    record = {
+        "via": str(plan.options.via),
+        "flags": flags,
+        "environment": environment,
+        **({"pgo": profile.sha256} if profile else {}),
+        "inputs": plan.inputs,
+        **_timed(started),
+    }
+    return _head(plan.source, go, record, plan.target), go
+
+
+def _timed(started: float) -> dict[str, Any]:
+    """For a manifest: from then until now."""
+    finished = time.time()
+    return {
+        "started": _utc(started),
+        "finished": _utc(finished),
+        "seconds": round(finished - started, 1),
+    }
 
 
 def _profile(options: Options) -> Profile | None:
@@ -345,58 +478,114 @@ def _profile(options: Options) -> Profile | None:
     return pgo.read(Path(options.pgo).expanduser())
 
 
-def _say_what_would_run(
-    options: Options, source: sources.Source, target: Target, pinned: pins.Pins
-) -> None:
-    from .. import process
+def _say_what_would_run(plan: _Plan) -> None:
+    from . import cc
     from . import compile as compiler
 
-    command = ["make", "binaries"]
-    if options.via is Via.GO:
-        variables = [f"{name}={value}" for name, value in target.go_level().items()]
-        command = [
-            *variables,
-            "go",
-            "build",
-            *compiler.flags(source, options.pgo),
-            *source.packages,
-        ]
-    say(f"would run, with {pinned.go_version} in {dist.shown(source.directory)}:")
+    options, source, level = plan.options, plan.source, plan.target.go_level()
+    if not plan.bundle_stays and (lacking := cc.missing()):
+        say(f"would install: {', '.join(sorted(lacking.values()))}")
+    if plan.commands_stay:
+        say(f"{' and '.join(dist.COMMANDS)} would stay as they are")
+    elif options.via is Via.MAKE:
+        _say_command(["make", "binaries"], source.directory, plan.pinned)
+    else:
+        build = [*compiler.flags(source, options.pgo), *source.packages]
+        _say_command([*_assigned(level), "go", "build", *build], source.directory, plan.pinned)
+    for part in plan.parts if not plan.bundle_stays else ():
+        variables = _assigned(part.environment(plan.target))
+        build = [*part.flags, *part.job.packages]
+        _say_command([*variables, "go", "build", *build], part.directory, plan.pinned)
+    say(f"would then check the result and publish it in {dist.shown(dist.folder(plan.target))}/")
+
+
+def _assigned(variables: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _say_command(command: Sequence[str], directory: Path, pinned: pins.Pins) -> None:
+    from .. import process
+
+    say(f"would run, with {pinned.go_version} in {dist.shown(directory)}:")
     say(f"  {process.show(command)}")
-    say(f"would then check the result and publish it in {dist.shown(dist.folder(target))}/")
 
 
-def _compile(
-    options: Options, source: sources.Source, target: Target, pinned: pins.Pins, stage: Path
-) -> tuple[Go, list[str], dict[str, str]]:
+def _compile(plan: _Plan, stage: Path) -> tuple[Go, list[str], dict[str, str]]:
     """Put the commands into the stage's `bin/`; say with which Go, flags and environment."""
     from . import toolchain
 
-    scratch = stage / "scratch"
-    scratch.mkdir()
-    if options.via is Via.MAKE:
-        from . import make
+    source, target = plan.source, plan.target
+    with _scratch(stage) as scratch:
+        if plan.options.via is Via.MAKE:
+            from . import make
 
-        go = make.compile_commands(source, stage / "bin", scratch)
-        shutil.rmtree(scratch)
-        return go, [], {}
+            return make.compile_commands(source, stage / "bin", scratch), [], {}
 
-    from . import compile as compiler
+        from . import compile as compiler
 
-    with step("fetching Go and what is compiled, where it is not there yet"):
-        go = toolchain.ensure(pinned)
-        sources.prepare(source, go)
-    verification = _in_background(lambda: sources.verify_modules(source, go))
+        with step("fetching Go and what is compiled, where it is not there yet"):
+            go = toolchain.ensure(plan.pinned)
+            sources.prepare(source, go)
+        with _verified(lambda: sources.verify_modules(source, go)):
+            compiler.compile_commands(
+                source, go, stage / "bin", scratch, target.go_level(),
+                profile=str(stage / dist.PROFILE) if target.pgo else "",
+            )  # fmt: skip
+    profile = dist.PROFILE if target.pgo else ""
+    return go, compiler.flags(source, profile), {"CGO_ENABLED": "0", **target.go_level()}
+
+
+def _bundle(plan: _Plan, stage: Path, go: Go) -> dict[str, Any]:
+    """Put the bundle into the stage's `bin/`: the one that is there, or compiled.
+
+    Returns:
+        What a manifest says of it.
+    """
+    from . import cc
+
+    names = [*map(dist.binary, dist.BUNDLE)]
+    if plan.bundle_stays and _take_over(plan.previous, stage, names):
+        assert plan.previous is not None
+        say("the bundle stays as it is")
+        return dict(plan.previous.manifest["bundle"])
+    started = time.time()
+    with step("fetching what the bundle is compiled from, where it is not there yet"):
+        bundles.prepare(plan.parts, go)
+    with _scratch(stage) as scratch, _verified(lambda: bundles.verify(plan.parts, go)):
+        for part in plan.parts:
+            say(f"compiling {part.location}")
+            bundles.compile_part(part, go, stage / "bin", scratch, plan.target.go_level())
+    linked = cc.facts()
+    components = [
+        {**part.as_json(plan.target), **({"c": linked} if part.component.cgo else {})}
+        for part in plan.parts
+    ]
+    return {
+        "components": components,
+        "go": _go(go),
+        "host": host.facts().as_json(),
+        "inputs": plan.bundle_inputs,
+        **_timed(started),
+    }
+
+
+@contextlib.contextmanager
+def _scratch(stage: Path) -> Iterator[Path]:
+    """A folder for what compiling leaves, gone when that has succeeded; else with the stage."""
+    folder = stage / "scratch"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _verified(verify: Callable[[], None]) -> Iterator[None]:
+    """Verify what is compiled while it is, and fail in the end if it is not what it should be."""
+    verification = _in_background(verify)
     try:
-        compiler.compile_commands(
-            source, go, stage / "bin", scratch, target.go_level(),
-            profile=str(stage / dist.PROFILE) if target.pgo else "",
-        )  # fmt: skip
+        yield
     except BuildError:
         # Changed source is a better reason than what the compiler made of it.
         verification.result()
         raise
     verification.result()
-    shutil.rmtree(scratch)
-    profile = dist.PROFILE if target.pgo else ""
-    return go, compiler.flags(source, profile), {"CGO_ENABLED": "0", **target.go_level()}

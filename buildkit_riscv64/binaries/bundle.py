@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import pins, project
+from .. import pins, process, project
 from ..arch import Target
-from ..errors import SourceError
+from ..errors import CheckError, SourceError
 from . import cc, toolchain
 from . import compile as compiler
 from . import source as sources
@@ -267,8 +267,77 @@ def compile_part(
 
 
 def of(manifest: Mapping[str, Any], command: str) -> Mapping[str, Any]:
-    """What a manifest says of the component that a program comes from."""
-    return next(one for one in manifest["bundle"]["components"] if command in one["commands"])
+    """What a manifest says of the component that a program comes from.
+
+    Raises:
+        CheckError: nothing.
+    """
+    component: Mapping[str, Any]
+    for component in manifest["bundle"]["components"]:
+        if command in component["commands"]:
+            return component
+    raise CheckError(
+        f"the manifest does not say what {command} comes from",
+        "run `invoke build-binaries --bundle --force` to make it anew",
+    )
+
+
+def with_c(manifest: Mapping[str, Any]) -> list[str]:
+    """The programs that have C in them."""
+    components = manifest.get("bundle", {}).get("components", [])
+    return [command for one in components if "c" in one for command in one["commands"]]
+
+
+def differences(
+    part: Part, info: Mapping[str, Any], go: toolchain.Go, target: Target,
+    extra_env: Mapping[str, str],
+) -> list[str]:  # fmt: skip
+    """How what Go recorded in a part's program is other than what it would record now.
+
+    That is all that can be compared where the same C cannot be compiled: Go's version,
+    the package, what is selected, and each module that is linked in, with its hash.
+
+    Args:
+        part: where the program comes from.
+        info: what Go recorded in it.
+        go: the pinned toolchain.
+        target: what it is for.
+        extra_env: what selects it.
+    """
+    form = "{{with .Module}}{{.Path}} {{.Version}} {{.Sum}}{{end}}"
+    (package,) = part.commands.values()
+    env = toolchain.environment(go, {**part.environment(target), **extra_env})
+    listing = process.read(
+        [go.command, "list", "-deps", "-f", form, *part.job.selecting, package],
+        cwd=part.directory, env=env, timeout=600, error=SourceError,
+    )  # fmt: skip
+    linked = [info.get("Main") or {}, *(info.get("Deps") or [])]
+    settings = info["Settings"]
+    seen = {
+        "Go": info.get("GoVersion", "").partition(" ")[0],
+        "package": info.get("Path"),
+        "tags": settings.get("-tags"),
+        "-trimpath": settings.get("-trimpath"),
+        "CGO_ENABLED": settings.get("CGO_ENABLED"),
+        "architecture": settings.get("GOARCH"),
+        target.arch.level_variable: settings.get(target.arch.level_variable),
+        "modules": sorted(f"{m.get('Path')} {m.get('Version')} {m.get('Sum')}" for m in linked),
+    }
+    expected = {
+        "Go": go.version,
+        "package": package,
+        "tags": ",".join(part.component.tags),
+        "-trimpath": "true",
+        "CGO_ENABLED": "1",
+        "architecture": str(target.arch),
+        target.arch.level_variable: target.level or target.arch.default_level,
+        "modules": sorted({line for line in listing.splitlines() if line}),
+    }
+    return [
+        f"{what}: {seen[what]}, expected {expected[what]}"
+        for what in expected
+        if seen[what] != expected[what]
+    ]
 
 
 def is_current(manifest: Mapping[str, Any], digest: str) -> bool:

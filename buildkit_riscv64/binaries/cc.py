@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from packageurl import PackageURL
-
 from .. import dist, doctor, process
 from ..errors import MissingRequirementError
 
@@ -62,6 +60,8 @@ def _package(path: Path) -> str:
     package, version, arch = process.read(
         ["dpkg-query", "--show", f"--showformat={form}", name], error=MissingRequirementError
     ).split()
+    from packageurl import PackageURL
+
     namespace = platform.freedesktop_os_release()["ID"]
     return PackageURL("deb", namespace, package, version, {"arch": arch}).to_string()
 

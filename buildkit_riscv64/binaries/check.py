@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..arch import Architecture, Target
 from ..console import Status
 from ..errors import CheckError
 from ..findings import Finding, equal, judged, refuse_failed
+from . import bundle as bundles
 from . import compile as compiler
 from . import toolchain
 from .elf import read_build_info, read_elf
@@ -19,6 +20,11 @@ from .toolchain import Go
 
 #: Seconds a command may take to answer; under emulation it takes about two.
 ANSWER_SECONDS = 60.0
+
+#: How our names of CNI plugins begin.
+CNI = "buildkit-cni-"
+#: What BuildKit's own configurations of bridges ask of them.
+CNI_VERSION = "1.0.0"
 
 #: What to do about binaries that were refused.
 REMEDY = "run `invoke build-binaries --force` to make it anew"
@@ -59,10 +65,32 @@ def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _bundle(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
+    """What the manifest says of the bundle, against what is pinned."""
+    bundle = artifacts.manifest.get("bundle")
+    if not bundle:
+        return
+    name = f"{dist.MANIFEST}: bundle"
+    yield equal(name, "compiled natively on", bundle["host"]["arch"], str(target.arch))
+    pinned = pins.load()
+    yield equal(name, "Go", bundle["go"]["version"], pinned.go_version)
+    recorded = [
+        {key: value for key, value in one.items() if key != "c"} for one in bundle["components"]
+    ]
+    wanted = [part.as_json(target) for part in bundles.parts(pinned)]
+    for seen, one in zip(recorded, wanted, strict=False):
+        what = f"{one['module']}@{one['version']}"
+        yield judged(
+            name, one["name"], seen == one,
+            what if seen == one else f"{seen['module']}@{seen['version']}", f"{what} as it is pinned",
+        )  # fmt: skip
+    yield equal(name, "components", [c["name"] for c in recorded], [c["name"] for c in wanted])
+
+
 def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     folder = artifacts.path
     expected = {
-        *map(dist.binary, dist.COMMANDS), *map(dist.sbom, dist.COMMANDS), dist.PROVENANCE,
+        *map(dist.binary, artifacts.programs), *map(dist.sbom, artifacts.programs), dist.PROVENANCE,
         dist.tarball(artifacts.manifest["version"], target),
         *([dist.PROFILE] if target.pgo else []),
     }  # fmt: skip
@@ -91,31 +119,101 @@ def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     yield judged(".", "nothing else", not extra, ", ".join(extra) or "nothing", "nothing")
 
 
-def _program(folder: Path, command: str, manifest: dict[str, Any], target: Target, go: Go) -> Iterator[Finding]:  # fmt: skip
-    name = dist.binary(command)
-    path = folder / name
+def _elf(path: Path, name: str, target: Target) -> Iterator[Finding]:
     elf = read_elf(path)
     yield equal(name, "ELF class", elf.bits, 64)
     yield equal(name, "machine", elf.machine, target.arch.elf_machine)
     linked = elf.interpreter or ", ".join(elf.needed) or "statically"
     yield equal(name, "linked", linked, "statically")
 
-    info = read_build_info(path, go)
+
+def _go(
+    info: Mapping[str, Any], name: str, target: Target, *, version: str, package: str, cgo: str
+) -> Iterator[Finding]:
     settings = info["Settings"]
-    yield equal(name, "Go", info.get("GoVersion", "").partition(" ")[0], manifest["go"]["version"])
-    yield equal(name, "package", info.get("Path"), f"{pins.MODULE}/cmd/{command}")
+    yield equal(name, "Go", info.get("GoVersion", "").partition(" ")[0], version)
+    yield equal(name, "package", info.get("Path"), package)
     yield equal(name, "GOOS/GOARCH", f"{settings.get('GOOS')}/{settings.get('GOARCH')}", f"linux/{target.arch}")  # fmt: skip
-    yield equal(name, "CGO_ENABLED", settings.get("CGO_ENABLED"), "0")
-    if manifest["build"]["via"] == "go":
-        level = target.level or target.arch.default_level
-        yield equal(
-            name, target.arch.level_variable, settings.get(target.arch.level_variable), level
+    yield equal(name, "CGO_ENABLED", settings.get("CGO_ENABLED"), cgo)
+
+
+def _flags(
+    info: Mapping[str, Any], name: str, target: Target, *, profile: str, tags: Sequence[str],
+    sum_: str,
+) -> Iterator[Finding]:  # fmt: skip
+    settings = info["Settings"]
+    variable, level = target.arch.level_variable, target.level or target.arch.default_level
+    yield equal(name, variable, settings.get(variable), level)
+    yield equal(name, "profile", settings.get("-pgo", ""), profile)
+    yield equal(name, "trimpath", settings.get("-trimpath"), "true")
+    yield equal(name, "tags", settings.get("-tags", ""), ",".join(tags))
+    yield equal(name, "module", info.get("Main", {}).get("Sum", ""), sum_)
+
+
+def _bundled(folder: Path, command: str, manifest: Mapping[str, Any], target: Target, go: Go) -> Iterator[Finding]:  # fmt: skip
+    name = dist.binary(command)
+    path = folder / name
+    yield from _elf(path, name, target)
+    one = bundles.of(manifest, command)
+    component = next(c for c in bundles.COMPONENTS if c.name == one["name"])
+    info = read_build_info(path, go)
+    yield from _go(
+        info, name, target, version=manifest["bundle"]["go"]["version"],
+        package=one["commands"][command], cgo=str(int(component.cgo)),
+    )  # fmt: skip
+    yield from _flags(info, name, target, profile="", tags=component.tags, sum_=one["sum"])
+    if target.arch is not Architecture.here():
+        yield Finding(name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}")
+        return
+    yield from _answers(path, command, one["version"])
+
+
+def _answers(path: Path, command: str, version: str) -> Iterator[Finding]:
+    """That a program of the bundle runs, and says what it is."""
+    name = dist.binary(command)
+    if plugin := command.removeprefix(CNI) if command.startswith(CNI) else "":
+        # Without a command a plugin tells of itself; with this one it answers its runtime
+        # (https://www.cni.dev/docs/spec/#version-probe-plugin-version-support).
+        said = process.probe([path], timeout=ANSWER_SECONDS)
+        seen = (said.stderr.strip().splitlines() or [""])[0]
+        yield equal(name, "version", seen, f"CNI {plugin} plugin {version}")
+        env = process.environment({"CNI_COMMAND": "VERSION"})
+        answer = process.probe([path], env=env, timeout=ANSWER_SECONDS)
+        good = answer.ok and CNI_VERSION in _supported(answer.stdout)
+        yield judged(
+            name, "VERSION", good, answer.stdout.strip() or answer.last_line, f"CNI {CNI_VERSION}"
         )
+        return
+    answer = process.probe([path, "--version"], timeout=ANSWER_SECONDS)
+    lines = answer.stdout.splitlines() if answer.ok else []
+    seen = lines[0] if lines else f"{process.describe_exit(answer.code)}: {answer.last_line}"
+    program = command.removeprefix("buildkit-")
+    yield equal(name, "--version", seen, f"{program} version {version.removeprefix('v')}")
+    if program == "runc":
+        seccomp = next((line for line in lines if line.startswith("libseccomp: ")), "")
+        yield judged(name, "seccomp", bool(seccomp), seccomp or "not linked in", "libseccomp")
+
+
+def _supported(answer: str) -> list[str]:
+    try:
+        return list(json.loads(answer)["supportedVersions"])
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _program(folder: Path, command: str, manifest: Mapping[str, Any], target: Target, go: Go) -> Iterator[Finding]:  # fmt: skip
+    name = dist.binary(command)
+    path = folder / name
+    yield from _elf(path, name, target)
+    info = read_build_info(path, go)
+    package = f"{pins.MODULE}/cmd/{command}"
+    yield from _go(
+        info, name, target, version=manifest["go"]["version"], package=package, cgo="0"
+    )  # fmt: skip
+    if manifest["build"]["via"] == "go":
         profile = dist.PROFILE if target.pgo else ""
-        yield equal(name, "profile", settings.get("-pgo", ""), profile)
-        yield equal(name, "trimpath", settings.get("-trimpath"), "true")
-        yield equal(name, "tags", settings.get("-tags"), ",".join(compiler.TAGS))
-        yield equal(name, "module", info.get("Main", {}).get("Sum", ""), manifest["source"]["sum"])
+        sum_ = manifest["source"]["sum"]
+        yield from _flags(info, name, target, profile=profile, tags=compiler.TAGS, sum_=sum_)
 
     if target.arch is not Architecture.here():
         yield Finding(name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}")
@@ -144,10 +242,12 @@ def examine(folder: Path, target: Target, go: Go) -> list[Finding]:
     findings = list(_manifest(artifacts, target))
     if any(f.check == "schema" and f.status is Status.FAIL for f in findings):
         return findings
+    findings += _bundle(artifacts, target)
     findings += _files(artifacts, target)
-    for command in dist.COMMANDS:
+    for command in artifacts.programs:
+        look = _program if command in dist.COMMANDS else _bundled
         try:
-            findings += _program(folder, command, dict(artifacts.manifest), target, go)
+            findings += look(folder, command, artifacts.manifest, target, go)
         except CheckError as error:
             findings.append(Finding(dist.binary(command), "program", Status.FAIL, error.brief))
     return findings

@@ -7,7 +7,7 @@ our fields mean. It is not signed here: releases are.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, MessageToJson, ParseDict
@@ -22,6 +22,20 @@ from ..project import MAKER
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 #: What our externalParameters mean; a name that needs no server behind it (RFC 4151).
 BUILD_TYPE = f"tag:{MAKER},2026:build-binaries/v1"
+
+
+def _bundle(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the bundle is made of, where there is one."""
+    for one in manifest.get("bundle", {}).get("components", []):
+        commit = {"gitCommit": one["revision"]} if one["revision"] else {}
+        yield {
+            "name": one["name"],
+            "uri": f"pkg:golang/{one['module']}@{one['version']}",
+            "digest": {"dirHash": one["sum"], **commit},
+        }
+        for library in one.get("c", {}).get("libraries", []):
+            digest = {"sha256": library["sha256"]}
+            yield {"name": library["file"], "uri": library["package"], "digest": digest}
 
 
 def statement(manifest: Mapping[str, Any]) -> str:
@@ -42,7 +56,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
     if go["sum"]:
         toolchain["digest"] = {"dirHash": go["sum"]}
     profile = build.get("pgo")
-    dependencies = [upstream, toolchain]
+    dependencies = [upstream, toolchain, *_bundle(manifest)]
     if profile:
         dependencies.append({"name": PROFILE, "digest": {"sha256": profile}})
     predicate = ParseDict(
@@ -54,6 +68,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
                     "target": manifest["target"],
                     "via": build["via"],
                     **({"pgo": f"sha256:{profile}"} if profile else {}),
+                    **({"bundle": True} if "bundle" in manifest else {}),
                 },
                 "internalParameters": {
                     "flags": build["flags"],

@@ -26,9 +26,14 @@ def built(outcome: Outcome, *, json: bool) -> None:
     header = ("file", "size", "sha256")
     table(header, rows)
     step_summary(title, header, rows)
+    bundle = manifest.get("bundle")
+    also = ""
+    if bundle:
+        also = f", the bundle in {duration(bundle['seconds'])} ({bundle['host']['execution']})"
     say(
         f"{title}: compiled in {duration(manifest['build']['seconds'])}"
-        f" ({manifest['host']['execution']}), all checks passed, {duration(outcome.seconds)} in all"
+        f" ({manifest['host']['execution']}){also}, all checks passed,"
+        f" {duration(outcome.seconds)} in all"
     )
     if not manifest["source"]["pinned"]:
         say("a development build: not the pinned source, so it will not be released")
@@ -46,6 +51,9 @@ def verified(verdicts: list[dict[str, Any]], *, json: bool) -> None:
             f" again on {second['arch']} ({second['execution']}) in {duration(verdict['seconds'])}"
         )
         table(("file", "sha256"), [(f["name"], f["artifact_sha256"]) for f in verdict["files"]])
+        for one in verdict.get("compared_by_record", []):
+            say(f"{verdict['target']}: {one['name']}: not compared by its bytes: {one['why']}")
+            say("  the same by its record: Go, flags and architecture, each module with its hash")
 
 
 def pinned(facts: Mapping[str, str], *, json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,6 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from ..pins import MODULE
 from ..project import MAKER
 
 
@@ -40,19 +39,32 @@ def _module(module: Mapping[str, Any]) -> Component:
     )  # fmt: skip
 
 
+def _library(library: Mapping[str, Any]) -> Component:
+    """A static library of which something is linked in."""
+    hashes = [HashType(alg=HashAlgorithm.SHA_256, content=library["sha256"])]
+    purl = PackageURL.from_string(library["package"]) if library["package"] else None
+    return Component(
+        type=ComponentType.LIBRARY, name=library["file"], version=purl.version if purl else None,
+        purl=purl, hashes=hashes, bom_ref=library["file"],
+    )  # fmt: skip
+
+
 def bill_of_materials(
-    command: str, sha256: str, version: str, info: Mapping[str, Any], time: datetime
-) -> str:
+    command: str, sha256: str, version: str, info: Mapping[str, Any], time: datetime,
+    libraries: Sequence[Mapping[str, Any]] = (),
+) -> str:  # fmt: skip
     """The SBOM of a program, as CycloneDX 1.6 JSON; the same input gives the same text.
 
     Args:
         command: the program's name.
         sha256: its digest.
-        version: upstream's version.
+        version: of the module that it comes from.
         info: its build information, from :func:`.elf.read_build_info`.
         time: the date it carries.
+        libraries: those of C, as a manifest has them.
     """
-    purl = _purl(MODULE, version, f"cmd/{command}")
+    module = info["Main"]["Path"]
+    purl = _purl(module, version, info["Path"].removeprefix(module).strip("/") or None)
     program = Component(
         type=ComponentType.APPLICATION, name=command, version=version, purl=purl,
         bom_ref=purl.to_string(), hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)],
@@ -64,16 +76,20 @@ def bill_of_materials(
     standard_library = _module(
         {"Path": "std", "Version": info["GoVersion"].removeprefix("go").split()[0]}
     )
-    modules = [_module(module) for module in info.get("Deps") or []]
+    parts = [
+        standard_library,
+        *map(_module, info.get("Deps") or []),
+        *map(_library, libraries),
+    ]
     maker = Component(type=ComponentType.APPLICATION, name=MAKER)
     bom = Bom(
         metadata=BomMetaData(
             component=program, timestamp=time, tools=ToolRepository(components=[maker])
         ),
-        components=[standard_library, *modules],
+        components=parts,
     )
     # A serial number identifies one document; deriving it from the program
     # keeps the document reproducible.
     bom.serial_number = UUID(hex=sha256[:32], version=4)
-    bom.register_dependency(program, [standard_library, *modules])
+    bom.register_dependency(program, parts)
     return str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"

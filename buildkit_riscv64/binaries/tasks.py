@@ -16,6 +16,8 @@ from ..cli import command
         "via": "go compiles with the pinned Go; make runs upstream's `make binaries` in docker.",
         "pgo": "A CPU profile of buildkitd (pprof) for the compiler; `invoke benchmark --profile`"
         " records one. Named so in dist/.",
+        "bundle": "Also what the commands run, in the versions that upstream pins: buildkit-runc,"
+        " buildkit-cni-* and rootlesskit. Needs gcc and libseccomp-dev.",
         "allow-dirty": "Build a checkout with local changes; stamped .m, and never released.",
         "force": "Build even if nothing has changed.",
         "yes": "Install missing packages without asking. Implied where CI is set.",
@@ -28,9 +30,10 @@ def build_binaries(
     goriscv64: str = "",
     via: str = "",
     pgo: str = "",
+    bundle: bool = False,
     allow_dirty: bool = False,
     force: bool = False,
-    yes: bool = False,  # read by `command`
+    yes: bool = False,
     json: bool = False,
 ) -> None:
     """Compile buildkitd and buildctl on this machine, for this machine.
@@ -39,6 +42,9 @@ def build_binaries(
     a manifest and SHA256SUMS; checks them; and only then replaces what was
     there. Does nothing when nothing has changed. May be interrupted at any
     time: the next run goes on with what the compiler had finished.
+
+    --bundle adds to them what upstream's tarball has, but for emulators. Added
+    later, it leaves the commands as they are, and their image and evidence.
 
     Only a build on riscv64 can be released. On amd64 and arm64 it makes
     development builds of those architectures.
@@ -53,8 +59,10 @@ def build_binaries(
         goriscv64=goriscv64 or settings.goriscv64,
         via=via or settings.via,
         pgo=pgo,
+        bundle=bundle or settings.bundle,
         allow_dirty=allow_dirty,
         force=force,
+        yes=yes or settings.yes,
         dry=settings.dry,
     )
     outcome = build(options)
@@ -122,8 +130,9 @@ def source_update(context: Any, version: str) -> None:
     """Move the pins to another upstream release: commit, module and hashes together.
 
     Asks upstream's repository for the tag's commit and the module proxy for the
-    module, then writes pins.toml, upstream/go.mod, upstream/go.sum and the
-    submodule's commit. Commit the result.
+    module, then writes pins.toml, go.mod and go.sum in upstream/, and the
+    submodule's commit. What the bundle is made of moves to what upstream's
+    Dockerfile pins at that tag. Commit the result.
     """
     from .. import config
     from . import update

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,23 @@ from packaging.version import Version
 from .. import dist, pins, process, project
 from ..console import say
 from ..errors import Failure, MissingRequirementError, NetworkError, SourceError, UsageError
+from . import bundle as bundles
 from . import source as sources
 from . import toolchain
 from .source import json_stream
+
+
+def _bundle(pinned: pins.Pins) -> dict[str, str]:
+    """What is pinned of the bundle."""
+    try:
+        parts = bundles.parts(pinned)
+    except SourceError as error:
+        return {"bundle": f"none: {error.brief}"}
+    shown: dict[str, str] = {}
+    for part in parts:
+        shown[part.component.name] = part.location
+        shown[f"{part.component.name} hash"] = part.sum
+    return shown
 
 
 def show() -> dict[str, str]:
@@ -34,6 +49,7 @@ def show() -> dict[str, str]:
         "repository": repository(),
         "module": f"{pins.MODULE}@{pinned.version}",
         "module hash": sources.module_sum(pinned),
+        **_bundle(pinned),
         "Go": pinned.go_version,
         "source auto takes": chosen,
     }
@@ -78,21 +94,51 @@ def fetch_module(tag: str, go: toolchain.Go, folder: Path) -> dict[str, Any]:
     """Write go.mod and go.sum for a release into a folder; say what the module is."""
     for name in ("go.mod", "go.sum"):
         shutil.copy(project.UPSTREAM_MODULE / name, folder)
+    packages = [f"{pins.MODULE}/cmd/{command}@{tag}" for command in dist.COMMANDS]
+    return _fetch(pins.MODULE, tag, packages, go, folder)
+
+
+_COMPONENT = """\
+// {path} as upstream's Dockerfile pins it, for the bundle,
+// and the hash of every module that is compiled into it. Written by
+// `invoke source.update`; do not edit by hand.
+module buildkit-riscv64.invalid/upstream/{name}
+
+go 1.21
+"""
+
+
+def _fetch_component(
+    component: bundles.Component, tag: str, go: toolchain.Go, folder: Path
+) -> pins.Release:
+    """Write go.mod and go.sum for a component of the bundle into a folder; say which release it is.
+
+    The line `go` becomes the component's own: Go's defaults at run time go by it.
+    """
+    folder.mkdir()
+    (folder / "go.mod").write_text(_COMPONENT.format(path=component.path, name=component.name))
+    packages = [f"{package}@{tag}" for package in component.commands(tag).values()]
+    module = _fetch(component.module(tag), tag, ["-tool", *packages], go, folder)
+    commit = (module.get("Origin") or {}).get("Hash", "")
+    return pins.Release(version=tag, time=_commit_time(module), commit=commit)
+
+
+def _fetch(
+    path: str, tag: str, packages: Sequence[str], go: toolchain.Go, folder: Path
+) -> dict[str, Any]:
+    """Have the go.mod in a folder require packages, and its go.sum their hashes; say what the module is."""
     env = toolchain.environment(go)
-    for args in (
-        ["get", f"{pins.MODULE}/cmd/buildctl@{tag}", f"{pins.MODULE}/cmd/buildkitd@{tag}"],
-        ["mod", "tidy"],
-    ):
+    for args in (["get", *packages], ["mod", "tidy"]):
         answer = process.probe([go.command, *args], cwd=folder, env=env, timeout=None)
         if not answer.ok:
             if "requires go >=" in answer.stderr or "toolchain not available" in answer.stderr:
                 raise MissingRequirementError(
-                    f"{tag} needs a newer Go than the pinned {go.version}: {answer.last_line}",
+                    f"{path} {tag} needs a newer Go than the pinned {go.version}: {answer.last_line}",
                     "move [go] in pins.toml first",
                 )
-            raise toolchain.fetch_error(f"cannot fetch {pins.MODULE} {tag}", answer.stderr)
+            raise toolchain.fetch_error(f"cannot fetch {path} {tag}", answer.stderr)
     listing = process.read(
-        [go.command, "mod", "download", "-json", f"{pins.MODULE}@{tag}"], cwd=folder, env=env,
+        [go.command, "mod", "download", "-json", f"{path}@{tag}"], cwd=folder, env=env,
         error=NetworkError,
     )  # fmt: skip
     return next(json_stream(listing))
@@ -109,7 +155,8 @@ def update(tag: str, *, dry: bool = False) -> None:
         UsageError: upstream has no such release.
         NetworkError: upstream's repository or the module proxy does not answer.
         MissingRequirementError: the release needs a newer Go.
-        SourceError: repository and module proxy disagree about the commit.
+        SourceError: repository and module proxy disagree about the commit, or upstream's
+            Dockerfile does not pin what the bundle is made of.
     """
     tag = pins.release_tag(tag)
     old = pins.load()
@@ -124,15 +171,23 @@ def update(tag: str, *, dry: bool = False) -> None:
                 f"{tag} is {commit} in the repository and {origin} in the module proxy",
                 "somebody has moved the tag: find out why before you build it",
             )
-        when = _commit_time(module)
+        dockerfile = (Path(module["Dir"]) / "Dockerfile").read_text()
+        bundle = {
+            one.name: _fetch_component(
+                one, pins.others(dockerfile, one.argument), go, folder / one.name
+            )
+            for one in bundles.COMPONENTS
+        }
+        when = _commit_time(module).strftime("%Y-%m-%dT%H:%M:%SZ")
         say(f"{old.version} ({old.commit[:12]}) -> {tag} ({commit[:12]}, {when})")
         say(f"module hash {module['Sum']}")
+        for name, release in bundle.items():
+            before = old.bundle[name].version if name in old.bundle else "none"
+            say(f"{name} {before} -> {release.version}")
         if Version(tag) < Version(old.version):
             say("note: this is an older release than the pinned one")
         if dry:
-            say(
-                "would write pins.toml, upstream/go.mod, upstream/go.sum and the submodule's commit"
-            )
+            say("would write pins.toml, go.mod and go.sum in upstream/, and the submodule's commit")
             return
         text = project.PINS.read_text()
         for key, value in (
@@ -140,6 +195,8 @@ def update(tag: str, *, dry: bool = False) -> None:
         ):  # fmt: skip
             # The first of each name is [buildkit]'s.
             text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
+        for name, release in bundle.items():
+            text = pins.with_release(text, name, release)
         (folder / "pins.toml").write_text(text)
         pins.load(folder / "pins.toml")
         # First what can be refused: no repository, or another git at work in it.
@@ -149,17 +206,19 @@ def update(tag: str, *, dry: bool = False) -> None:
             error=SourceError, hint="git's reason is above; nothing has been moved",
         )  # fmt: skip
         # pins.toml last: until then a build says that the pins disagree.
-        for file in ("go.mod", "go.sum"):
-            dist.write_whole(project.UPSTREAM_MODULE / file, (folder / file).read_text())
+        for place in ("", *bundle):
+            (project.UPSTREAM_MODULE / place).mkdir(exist_ok=True)
+            for file in ("go.mod", "go.sum"):
+                new = (folder / place / file).read_text()
+                dist.write_whole(project.UPSTREAM_MODULE / place / file, new)
         dist.write_whole(project.PINS, text)
     say("moved. Look at `git diff --cached` and `git diff`, build, and commit.")
     if sources.submodule_is_there():
         say("then: git submodule update buildkit")
 
 
-def _commit_time(module: dict[str, Any]) -> str:
+def _commit_time(module: dict[str, Any]) -> datetime:
     import json
 
     told = json.loads(Path(module["Info"]).read_text())["Time"]
-    when = datetime.fromisoformat(told.replace("Z", "+00:00")).astimezone(UTC)
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromisoformat(told.replace("Z", "+00:00")).astimezone(UTC)

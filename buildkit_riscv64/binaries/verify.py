@@ -20,11 +20,15 @@ from .. import dist, host, pins, project
 from ..arch import Architecture, Target
 from ..console import say
 from ..errors import CheckError, MismatchError, SourceError, UsageError
+from . import bundle as bundles
+from . import cc, pgo, toolchain
 from . import compile as compiler
-from . import pgo, toolchain
 from . import source as sources
 from .build import Via, inputs
 from .check import chosen, objection
+from .elf import read_build_info
+
+_DO_NOT_USE = "do not use these binaries; build them again, and report it if it stays so"
 
 
 def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -> sources.Source:
@@ -53,6 +57,48 @@ def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -
     return source
 
 
+def _same_bundle(
+    artifacts: dist.Artifacts, target: Target, pinned: pins.Pins
+) -> list[bundles.Part]:
+    """What the artifacts' bundle was compiled from, if it is still there."""
+    if "bundle" not in artifacts.manifest:
+        return []
+    parts = bundles.parts(pinned)
+    if bundles.inputs(parts, target, pinned) != artifacts.manifest["bundle"]["inputs"]:
+        raise SourceError(
+            f"the bundle of {target.name} was built from other sources than those that are pinned now",
+            "check out the commit of this repository that built it, or build it again",
+        )
+    return parts
+
+
+def _incomparable(part: bundles.Part, artifacts: dist.Artifacts, target: Target) -> str:
+    """Why a part cannot be compared by its bytes here; nothing where it can."""
+    if not part.component.cgo:
+        return ""
+    if target.arch is not Architecture.here():
+        return f"C is linked in, and that for {target.arch} is compiled there alone"
+    c = bundles.of(artifacts.manifest, next(iter(part.commands)))["c"]
+    if not cc.is_here(c):
+        return f"C is linked in, and this machine has not the same: {c['compiler']}, its libraries"
+    return ""
+
+
+def _by_record(
+    part: bundles.Part, artifacts: dist.Artifacts, target: Target, go: toolchain.Go,
+    extra: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """The verdict over a program that cannot be compiled again: by what Go recorded in it."""
+    (command,) = part.commands
+    path = artifacts.path / dist.binary(command)
+    return {
+        "name": dist.binary(command),
+        "artifact_sha256": dist.sha256(path),
+        "why": _incomparable(part, artifacts, target),
+        "differences": bundles.differences(part, read_build_info(path, go), go, target, extra),
+    }
+
+
 def _compile_again(
     artifacts: dist.Artifacts, target: Target, extra: Mapping[str, str], *, fresh_cache: bool
 ) -> dict[str, Any]:
@@ -62,6 +108,10 @@ def _compile_again(
     go = toolchain.ensure(pinned)
     sources.prepare(source, go)
     sources.verify_modules(source, go)
+    parts = _same_bundle(artifacts, target, pinned)
+    bundles.prepare(parts, go)
+    bundles.verify(parts, go)
+    comparable = [part for part in parts if not _incomparable(part, artifacts, target)]
     with _aside(target) as folder:
         output, scratch = folder / "bin", folder / "scratch"
         output.mkdir()
@@ -71,19 +121,27 @@ def _compile_again(
             source, go, output, scratch, {**extra, **cache},
             profile=str(artifacts.path / dist.PROFILE) if target.pgo else "",
         )  # fmt: skip
+        for part in comparable:
+            bundles.compile_part(part, go, output, scratch, {**extra, **cache})
+        programs = [*dist.COMMANDS, *(command for part in comparable for command in part.commands)]
         files = [
             {
                 "name": dist.binary(command),
                 "artifact_sha256": dist.sha256(artifacts.path / dist.binary(command)),
                 "compiled_again_sha256": dist.sha256(output / command),
             }
-            for command in dist.COMMANDS
+            for command in programs
         ]
+    by_record = [
+        _by_record(part, artifacts, target, go, extra) for part in parts if part not in comparable
+    ]
     return {
         "target": target.name,
         "version": artifacts.manifest["version"],
-        "identical": all(f["artifact_sha256"] == f["compiled_again_sha256"] for f in files),
+        "identical": all(f["artifact_sha256"] == f["compiled_again_sha256"] for f in files)
+        and not any(one["differences"] for one in by_record),
         "files": files,
+        **({"compared_by_record": by_record} if parts else {}),
         "compiled_on": artifacts.manifest["host"],
         "checked_on": host.facts().as_json(),
         "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,8 +169,11 @@ def _judge(verdict: Mapping[str, Any], what: str) -> None:
             raise MismatchError(
                 f"{verdict['target']}: {what} gave another {file['name']}: sha256 {again},"
                 f" and the artifact's is {artifact}",
-                "do not use these binaries; build them again, and report it if it stays so",
+                _DO_NOT_USE,
             )
+    for one in verdict.get("compared_by_record", []):
+        for difference in one["differences"]:
+            raise MismatchError(f"{verdict['target']}: {one['name']}: {difference}", _DO_NOT_USE)
 
 
 def _rebuild(target: Target) -> dict[str, Any]:

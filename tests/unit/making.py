@@ -166,7 +166,8 @@ def describe(stage: Path, target: Target, **changes: Any) -> Path:
         path.chmod(0o755)
     upstream = make_source(**changes)
     digest = build.inputs(upstream, target, build.Via.GO, PINS)
-    build._describe(stage, upstream, GO, record_of_build(digest), target, None)
+    head = build._head(upstream, GO, record_of_build(digest), target)
+    build._describe(stage, head, GO, target, None)
     return stage
 
 
