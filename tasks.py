@@ -24,6 +24,7 @@ ns = Collection(
     benchmarks.benchmark,
     automation.status,
     automation.release,
+    automation.track_releases,
     machine.on,
     machine=Collection(
         machine.create,

@@ -117,8 +117,8 @@ def repository(text: str = "") -> str:
     found = text or os.environ.get("GITHUB_REPOSITORY", "")
     if not found:
         raise UsageError(
-            "which repository on GitHub is to be tracked for?",
-            "--repository OWNER/NAME, GITHUB_REPOSITORY, or automation.repository in invoke.yaml",
+            "which repository on GitHub is ours?",
+            "give --repository OWNER/NAME, or set GITHUB_REPOSITORY",
         )
     if not _REPOSITORY.fullmatch(found):
         raise UsageError(f"{found!r} is not a repository on GitHub", "give one like OWNER/NAME")

@@ -63,27 +63,22 @@ def _fetch(url: str) -> requests.Response:
     return response
 
 
-def line(version: str) -> str:
-    """The line that a Go release belongs to, as in `1.26`."""
-    return ".".join(version.removeprefix("go").split(".")[:2])
-
-
 def _go() -> Pin:
     """Of Go, the newest of the pinned line: another line is a decision, or upstream's wish."""
-    version = pins.load().go
+    version = Version(pins.load().go)
     try:
-        told = [one["version"] for one in _fetch(GO).json() if one["stable"]]
-        same = [Version(one.removeprefix("go")) for one in told if line(one) == line(version)]
+        told = [Version(o["version"].removeprefix("go")) for o in _fetch(GO).json() if o["stable"]]
+        oldest = min(told)
     except (ValueError, KeyError, TypeError) as error:
         raise NetworkError(f"{GO}: not Go's list of releases: {error}") from error
+    same = [one for one in told if one.release[:2] == version.release[:2]]
     if not same:
-        supported = ", ".join(sorted({line(one) for one in told}))
         return Pin(
-            "Go", version, "", State.BEHIND, f"{line(version)} is not supported; {supported} are"
-        )
+            "Go", str(version), "", State.BEHIND,
+            f"its line is not supported any more; the oldest that is has {oldest}",
+        )  # fmt: skip
     newest = max(same)
-    state = State.BEHIND if newest > Version(version) else State.CURRENT
-    return Pin("Go", version, str(newest), state)
+    return Pin("Go", str(version), str(newest), State.BEHIND if newest > version else State.CURRENT)
 
 
 def _debian() -> Pin:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import dist
-from ..console import count, duration, emit_json, say, size, step_summary, table
+from ..console import count, duration, emit_json, say, size, step_summary, table, warn
 from ..validation import page
-from . import chain, release, status
+from . import chain, pinned, release, status, track
 
 _CHAIN = ("phase", "", "version", "made on", "when", "sha256")
 
@@ -67,3 +67,31 @@ def released(outcome: release.Outcome, *, json: bool) -> None:
         say(f"the files are in {dist.shown(outcome.artifacts.path)}/, {duration(outcome.seconds)} in all")  # fmt: skip
     else:
         say("nothing was published")
+
+
+def tracked(outcome: track.Outcome, *, json: bool) -> None:
+    """What upstream has, what was done about it or would be, and which other pins are behind."""
+    if json:
+        emit_json(outcome.as_json())
+    upstream = outcome.upstream
+    newest = upstream.newest.tag if upstream.newest else "none"
+    state = pinned.State.BEHIND if upstream.new else pinned.State.CURRENT
+    rows = [("BuildKit", upstream.pinned, newest, str(state), "")]
+    rows += [(o.name, o.pinned, o.newest, str(o.state), o.detail) for o in outcome.others]
+    header = ("what", "pinned", "newest", "", "")
+    table(header, rows)
+    step_summary("Pins", header, rows)
+    if not upstream.listed:
+        warn(f"{upstream.pinned}, which is pinned, is not among upstream's stable releases")
+    for one in upstream.backports:
+        say(f"{one.tag} is out since {one.published:%Y-%m-%d}, of an older line: not newer")
+    if not outcome.steps:
+        say(f"{outcome.repository}: nothing to do")
+        return
+    done = "would be done" if outcome.dry else "done"
+    steps = [(step.what, step.detail) for step in outcome.steps]
+    step_summary(f"{outcome.repository}: {done}", ("what", ""), steps)
+    for _, detail in steps:
+        say(f"would {detail}" if outcome.dry else f"done: {detail}")
+    if outcome.dry:
+        say(f"nothing was changed in {outcome.repository}")

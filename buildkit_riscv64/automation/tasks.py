@@ -71,3 +71,32 @@ def release(
         dry=settings.dry, yes=yes or settings.yes,
     )  # fmt: skip
     report.released(run(options), json=json)
+
+
+@command(
+    help={
+        "repository": "Ours on GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
+        "json": "Print what was found and done as JSON on stdout.",
+    }
+)
+def track_releases(context: Any, repository: str = "", json: bool = False) -> None:
+    """Look for a new release upstream, and do what follows: pins, pull request, build, issue.
+
+    Compares upstream's newest stable release with the pinned one. If it is newer: opens one
+    issue about it, makes a branch with what `invoke source.update` changes, opens a pull
+    request of that, and starts the build of it. Closes the issue when our release is there,
+    or when a newer one of upstream's has come. Also tells which other pins are behind: Go,
+    Debian, and the actions of workflows.
+
+    Does nothing that was done before, also when it runs twice at once. Changes nothing in
+    this checkout, which has to be the default branch as it is on GitHub.
+    `invoke track-releases --dry` only asks, and says what would be done.
+
+    The token is taken from GH_TOKEN or GITHUB_TOKEN. Exit code 10: GitHub does not answer,
+    or not to us; 11: another run is at it.
+    """
+    from .. import config
+    from . import report
+    from .track import track
+
+    report.tracked(track(repository, dry=config.read(context.config).dry), json=json)

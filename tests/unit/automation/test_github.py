@@ -154,7 +154,7 @@ def test_what_is_no_repository(bad: str) -> None:
 
 
 def test_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="which repository"):
+    with pytest.raises(UsageError, match="which repository on GitHub"):
         github.repository()
     monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
     assert github.repository() == "a/b"
