@@ -29,6 +29,8 @@ NOTES = "NOTES.md"
 PUBLIC_KEY = "buildkit-riscv64.asc"
 #: What signs all the rest.
 SIGNATURE = f"{dist.SUMS}.asc"
+# What tells of the rest, and is another one with another key.
+_DERIVED = {dist.SUMS, SIGNATURE, PUBLIC_KEY, DESCRIPTION}
 #: `invoke benchmark` leaves it there.
 BENCHMARKS = Path("benchmark") / "index.html"
 
@@ -225,19 +227,18 @@ def _digests(release: Mapping[str, Any]) -> dict[str, str]:
     return {
         asset["name"]: str(asset.get("digest") or "").removeprefix("sha256:")
         for asset in release["assets"]
-        # Each signature is another, for its time is in it; GitHub does not sum up what it lists.
-        if asset["name"] != SIGNATURE
+        if asset["name"] not in _DERIVED
     }
 
 
-def _compare(description: Mapping[str, Any], stage: Path, release: Mapping[str, Any]) -> None:
+def _compare(description: Mapping[str, Any], release: Mapping[str, Any]) -> None:
     """Refuse to release again what was released with other bytes.
 
     Raises:
         MismatchError: the bytes differ.
     """
-    ours = {file["name"]: file["sha256"] for file in description["files"]}
-    ours[dist.SUMS] = dist.sha256(stage / dist.SUMS)
+    files = description["files"]
+    ours = {file["name"]: file["sha256"] for file in files if file["name"] not in _DERIVED}
     theirs = _digests(release)
     if ours == theirs:
         return
@@ -288,7 +289,7 @@ def release(options: Options) -> Outcome:
             releases = _asked(options, client)
             published = _published(description["tag"], releases)
             if published:
-                _compare(description, stage, published)
+                _compare(description, published)
             latest = _newest(description["tag"], releases)
             if options.dry:
                 state = "released before" if published else "would be released"

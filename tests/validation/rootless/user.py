@@ -16,13 +16,13 @@ from ..daemon import Daemon, NewDaemon
 #: As many user ids as Debian grants somebody.
 USUAL = 65536
 
-# Arguments: a folder, user and group id, and what to run as them. This is the first process
+# Arguments: a folder, the user's name and id, the group's, and what to run as them. This is the first process
 # of the daemon's namespaces, so nothing that it mounts is on the machine. In there the user
 # exists, may use what udev opens to everybody, and may reach the binaries. It ends after
 # everything else has, or tells what has not.
 _INIT = r"""
-folder=$1 user=$2 group=$3
-shift 3
+folder=$1 name=$2 user=$3 group=$4
+shift 4
 for file in "$folder"/etc/*; do
     [ ! -e "$file" ] || mount --bind "$file" "/etc/${file##*/}"
 done
@@ -34,7 +34,7 @@ done
 mount --bind "$folder/bin/real" "$folder/program"
 cat /proc/self/mounts >"$folder/mounts.before"
 setpriv --reuid "$user" --regid "$group" --clear-groups env --chdir="$folder/own" \
-    HOME="$folder/own" TMPDIR="$folder/own/tmp" XDG_RUNTIME_DIR="$folder/own/run" "$@" &
+    HOME="$folder/own" USER="$name" LOGNAME="$name" TMPDIR="$folder/own/tmp" XDG_RUNTIME_DIR="$folder/own/run" "$@" &
 child=$!
 trap 'kill -TERM $child' TERM
 while kill -0 $child 2>/dev/null; do wait $child && code=0 || code=$?; done
@@ -140,7 +140,7 @@ class RootlessDaemon:
             place.mkdir(exist_ok=True, mode=0o700)
             os.chown(place, user.uid, user.gid)
         command = process.show(
-            ["sh", "-uc", _INIT, "sh", folder, str(user.uid), str(user.gid),
+            ["sh", "-uc", _INIT, "sh", folder, user.name, str(user.uid), str(user.gid),
              "rootlesskit", *net, folder / "program"]
         )  # fmt: skip
         script(daemon.binaries / "buildkitd", f'PATH="$PATH:/usr/sbin:/sbin"; exec {command} "$@"')
