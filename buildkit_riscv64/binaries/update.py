@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -162,8 +161,8 @@ def update(tag: str, *, dry: bool = False) -> None:
     old = pins.load()
     commit = _commit_of(tag)
     go = toolchain.ensure(old)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         module = fetch_module(tag, go, folder)
         origin = (module.get("Origin") or {}).get("Hash", commit)
         if origin != commit:
@@ -171,15 +170,9 @@ def update(tag: str, *, dry: bool = False) -> None:
                 f"{tag} is {commit} in the repository and {origin} in the module proxy",
                 "somebody has moved the tag: find out why before you build it",
             )
-        dockerfile = (Path(module["Dir"]) / "Dockerfile").read_text()
-        bundle = {
-            one.name: _fetch_component(
-                one, pins.others(dockerfile, one.argument), go, folder / one.name
-            )
-            for one in bundles.COMPONENTS
-        }
-        when = _commit_time(module).strftime("%Y-%m-%dT%H:%M:%SZ")
-        say(f"{old.version} ({old.commit[:12]}) -> {tag} ({commit[:12]}, {when})")
+        bundle = _fetch_bundle(module, go, folder)
+        new = pins.Release(version=tag, time=_commit_time(module), commit=commit)
+        say(f"{old.version} ({old.commit[:12]}) -> {tag} ({commit[:12]}, {pins.shown(new.time)})")
         say(f"module hash {module['Sum']}")
         for name, release in bundle.items():
             before = old.bundle[name].version if name in old.bundle else "none"
@@ -189,32 +182,49 @@ def update(tag: str, *, dry: bool = False) -> None:
         if dry:
             say("would write pins.toml, go.mod and go.sum in upstream/, and the submodule's commit")
             return
-        text = project.PINS.read_text()
-        for key, value in (
-            ("version", f'"{tag}"'), ("commit", f'"{commit}"'), ("time", when),
-        ):  # fmt: skip
-            # The first of each name is [buildkit]'s.
-            text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
-        for name, release in bundle.items():
-            text = pins.with_release(text, name, release)
-        (folder / "pins.toml").write_text(text)
-        pins.load(folder / "pins.toml")
-        # First what can be refused: no repository, or another git at work in it.
-        process.run(
-            ["git", "-C", project.ROOT, "update-index", "--add", "--cacheinfo",
-             f"160000,{commit},{project.SUBMODULE.name}"],
-            error=SourceError, hint="git's reason is above; nothing has been moved",
-        )  # fmt: skip
-        # pins.toml last: until then a build says that the pins disagree.
-        for place in ("", *bundle):
-            (project.UPSTREAM_MODULE / place).mkdir(exist_ok=True)
-            for file in ("go.mod", "go.sum"):
-                new = (folder / place / file).read_text()
-                dist.write_whole(project.UPSTREAM_MODULE / place / file, new)
-        dist.write_whole(project.PINS, text)
+        _write(new, bundle, folder)
     say("moved. Look at `git diff --cached` and `git diff`, build, and commit.")
     if sources.submodule_is_there():
         say("then: git submodule update buildkit")
+
+
+def _fetch_bundle(
+    module: dict[str, Any], go: toolchain.Go, folder: Path
+) -> dict[str, pins.Release]:
+    """What the Dockerfile in upstream's module pins, with go.mod and go.sum of each in a folder."""
+    try:
+        dockerfile = (Path(module["Dir"]) / "Dockerfile").read_text()
+    except OSError as error:
+        raise SourceError(
+            f"cannot read upstream's Dockerfile: {error}", "go clean -modcache; run it again"
+        ) from error
+    versions = {one.name: pins.others(dockerfile, one.argument) for one in bundles.COMPONENTS}
+    return {
+        one.name: _fetch_component(one, versions[one.name], go, folder / one.name)
+        for one in bundles.COMPONENTS
+    }
+
+
+def _write(new: pins.Release, bundle: Mapping[str, pins.Release], folder: Path) -> None:
+    """Move the pins to what has been found out, with the go.mod and go.sum in a folder."""
+    text = pins.with_upstream(project.PINS.read_text(), new)
+    for name, release in bundle.items():
+        text = pins.with_release(text, name, release)
+    (folder / "pins.toml").write_text(text)
+    pins.load(folder / "pins.toml")
+    # First what can be refused: no repository, or another git at work in it.
+    process.run(
+        ["git", "-C", project.ROOT, "update-index", "--add", "--cacheinfo",
+         f"160000,{new.commit},{project.SUBMODULE.name}"],
+        error=SourceError, hint="git's reason is above; nothing has been moved",
+    )  # fmt: skip
+    # pins.toml last: until then a build says that the pins disagree.
+    for place in ("", *bundle):
+        (project.UPSTREAM_MODULE / place).mkdir(exist_ok=True)
+        for file in ("go.mod", "go.sum"):
+            text_of = (folder / place / file).read_text()
+            dist.write_whole(project.UPSTREAM_MODULE / place / file, text_of)
+    dist.write_whole(project.PINS, text)
 
 
 def _commit_time(module: dict[str, Any]) -> datetime:
