@@ -23,6 +23,8 @@ ns = Collection(
     validation.validate,
     benchmarks.benchmark,
     automation.status,
+    automation.build_packages,
+    automation.publish_repo,
     automation.release,
     automation.track_releases,
     machine.on,
@@ -38,6 +40,10 @@ ns = Collection(
         machine.destroy,
     ),
     evidence=Collection(show=validation.evidence_show),
-    source=Collection(show=binaries.source_show, update=binaries.source_update),
+    source=Collection(
+        binaries.source_update_go,
+        show=binaries.source_show,
+        update=binaries.source_update,
+    ),
 )
 ns.configure(config.DEFAULTS)

@@ -138,3 +138,20 @@ def source_update(context: Any, version: str) -> None:
     from . import update
 
     update.update(version, dry=config.read(context.config).dry)
+
+
+@command(
+    name="update-go",
+    positional=["version"],
+    help={"version": "A release of Go, as in 1.26.11."},
+)
+def source_update_go(context: Any, version: str) -> None:
+    """Move the pin of Go, which compiles everything, to another release.
+
+    Has the toolchains of the pinned platforms fetched and checked against Go's checksum
+    database, then writes version and hashes to pins.toml. Commit the result.
+    """
+    from .. import config
+    from . import update_go
+
+    update_go.update(version, dry=config.read(context.config).dry)

@@ -94,17 +94,32 @@ def older_than(version: str, oldest: str) -> bool:
         return False
 
 
-def module_version(pins: Pins) -> str:
-    """The pinned toolchain as a version of golang.org/toolchain."""
-    return f"v0.0.1-{pins.go_version}.linux-{Architecture.here()}"
-
-
 def find(pins: Pins) -> Go | None:
     """The pinned Go, if it is on this machine already; fetches nothing."""
     for go in candidates(pins):
         if go.version == pins.go_version:
             return go
     return None
+
+
+def bootstrap(pins: Pins) -> Go:
+    """A Go of this machine that can fetch another; the pinned one, if it is here.
+
+    Raises:
+        MissingRequirementError: there is none, or only one that is too old.
+    """
+    found = list(candidates(pins))
+    if not found:
+        raise MissingRequirementError("there is no Go on this machine", _NO_GO_HINT, "go")
+    young_enough = [go for go in found if not older_than(go.version, OLDEST_BOOTSTRAP_GO)]
+    if not young_enough:
+        raise MissingRequirementError(
+            f"{found[0].command} is {found[0].version}, too old to fetch {pins.go_version}"
+            f" (at least {OLDEST_BOOTSTRAP_GO})",
+            _NO_GO_HINT,
+        )
+    same = (go for go in young_enough if go.version == pins.go_version)
+    return next(same, young_enough[0])
 
 
 def ensure(pins: Pins) -> Go:
@@ -115,44 +130,52 @@ def ensure(pins: Pins) -> Go:
         NetworkError: it could not be fetched.
         SourceError: what was fetched has another hash than the pinned one.
     """
-    found = list(candidates(pins))
-    for go in found:
-        if go.version == pins.go_version:
-            return go
-    if not found:
-        raise MissingRequirementError("there is no Go on this machine", _NO_GO_HINT, "go")
-    young_enough = [go for go in found if not older_than(go.version, OLDEST_BOOTSTRAP_GO)]
-    if not young_enough:
-        raise MissingRequirementError(
-            f"{found[0].command} is {found[0].version}, too old to fetch {pins.go_version}"
-            f" (at least {OLDEST_BOOTSTRAP_GO})",
-            _NO_GO_HINT,
+    go = bootstrap(pins)
+    return go if go.version == pins.go_version else fetch(go, pins)
+
+
+def download(go: Go, version: str, platform: str) -> dict[str, Any]:
+    """Have a Go toolchain in the module cache, checked against Go's checksum database.
+
+    Args:
+        go: what fetches it.
+        version: as in `go1.26.10`.
+        platform: what it runs on, as in `linux-riscv64`.
+
+    Returns:
+        What `go mod download -json` says of it.
+
+    Raises:
+        NetworkError: it could not be fetched.
+        SourceError: the checksum database knows another.
+    """
+    module = f"golang.org/toolchain@v0.0.1-{version}.{platform}"
+    with tempfile.TemporaryDirectory() as empty:
+        answer = process.probe(
+            [go.command, "mod", "download", "-json", module],
+            cwd=Path(empty),
+            env=environment(go),
+            timeout=None,
         )
-    return fetch(young_enough[0], pins)
+    try:
+        told: dict[str, Any] = json.loads(answer.stdout)
+    except ValueError:
+        told = {"Error": answer.last_line}
+    if error := told.get("Error"):
+        raise fetch_error(f"cannot fetch {version} for {platform}", error)
+    return told
 
 
-def fetch(bootstrap: Go, pins: Pins) -> Go:
+def fetch(go: Go, pins: Pins) -> Go:
     """Download the pinned Go by means of another; a no-op when it is in the module cache.
 
     Raises:
         NetworkError: it could not be fetched.
         SourceError: it has another hash than the pinned one.
     """
-    version = module_version(pins)
-    with tempfile.TemporaryDirectory() as empty:
-        answer = process.probe(
-            [bootstrap.command, "mod", "download", "-json", f"golang.org/toolchain@{version}"],
-            cwd=Path(empty),
-            env=environment(bootstrap),
-            timeout=None,
-        )
-    try:
-        module: dict[str, Any] = json.loads(answer.stdout)
-    except ValueError:
-        module = {"Error": answer.last_line}
-    if error := module.get("Error"):
-        raise fetch_error(f"cannot fetch {pins.go_version} for this machine", error)
-    pinned = pins.go_sums.get(f"linux-{Architecture.here()}")
+    platform = f"linux-{Architecture.here()}"
+    module = download(go, pins.go_version, platform)
+    pinned = pins.go_sums.get(platform)
     if pinned and pinned != module["Sum"]:
         raise SourceError(
             f"the fetched {pins.go_version} has hash {module['Sum']}, not the pinned {pinned}",

@@ -241,7 +241,7 @@ def test_a_platform_without_pinned_hash(script: Script, module: Path) -> None:
     [("dial tcp: lookup proxy.invalid: no such host", NetworkError), ("verifying: checksum mismatch", SourceError)],
 )  # fmt: skip
 def test_fetch_fails(script: Script, error: str, expected: type[Exception]) -> None:
-    with pytest.raises(expected, match=r"cannot fetch go1.26.10 for this machine"):
+    with pytest.raises(expected, match=r"cannot fetch go1.26.10 for linux-amd64"):
         toolchain.fetch(answer(script, Error=error), PINS)
 
 
