@@ -33,6 +33,12 @@ DEFAULTS: dict[str, Any] = {
         # Where push-image pushes to, as HOST/REPO; empty for an OCI layout in dist/.
         "registry": "",
     },
+    "packages": {
+        # Whom packages name as their maintainer, as in NAME <ADDRESS>.
+        "maintainer": "buildkit-riscv64 maintainers <packages@buildkit-riscv64.invalid>",
+        # Where people will find the repositories of packages.
+        "url": "",
+    },
     # Boards by name, for `invoke on NAME`: any ssh destination.
     "boards": {},
 }
@@ -52,6 +58,8 @@ class Settings:
         engine: default of `--engine`.
         base: default of `--base`.
         registry: default of `--registry`.
+        maintainer: whom packages name as their maintainer.
+        url: default of `--url`.
         boards: ssh destinations by name.
     """
 
@@ -64,6 +72,8 @@ class Settings:
     engine: str
     base: str
     registry: str
+    maintainer: str
+    url: str
     boards: Mapping[str, str]
 
 
@@ -76,7 +86,11 @@ def read(config: Any) -> Settings:
     values = {
         "yes": config["yes"],
         "dry": bool(config["run"]["dry"]),
-        **{key: config[phase][key] for phase in ("binaries", "image") for key in DEFAULTS[phase]},
+        **{
+            key: config[section][key]
+            for section in ("binaries", "image", "packages")
+            for key in DEFAULTS[section]
+        },
     }
     for key, value in values.items():
         wanted = bool if key in {"yes", "dry", "bundle"} else str

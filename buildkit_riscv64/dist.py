@@ -24,6 +24,7 @@
             release.json, NOTES.md                what it consists of; what people read
             SHA256SUMS, SHA256SUMS.asc            of its files; the signature of that
     dist/oci/                                     OCI layout of what push-image would push
+    dist/repo/                                    the packages of all targets, for apt and dnf
 
 A folder is made whole beside its place and then exchanged with what was there,
 in one system call. Names with a leading dot belong to a run at work.
@@ -77,6 +78,8 @@ IMAGE = "image"
 EVIDENCE = "evidence"
 #: Below a target's folder: packages for distributions.
 PACKAGES = "packages"
+#: In dist/: the repositories that apt and dnf read.
+REPOSITORY = "repo"
 #: Below a target's folder: what is published of it, each file under the name it has there.
 RELEASE = "release"
 #: What has sums of its own, in a target's folder.
@@ -189,6 +192,8 @@ def _kind(path: Path, name: str) -> tuple[str, str]:
             return "release", "release"
     if path.name == PACKAGES:
         return "packages", "build-packages"
+    if path.name == REPOSITORY:
+        return "repository", "publish-repo"
     return "artifacts", "build-image" if path.parent.name == IMAGE else "build-binaries"
 
 
@@ -240,6 +245,11 @@ def image_folder(target: Target, variant: str) -> Path:
 def evidence_folder(target: Target) -> Path:
     """Where the evidence for a target is."""
     return folder(target) / EVIDENCE
+
+
+def repository_folder() -> Path:
+    """Where the finished repositories of packages are."""
+    return project.DIST / REPOSITORY
 
 
 def targets(dist: Path | None = None) -> list[Path]:
@@ -318,12 +328,15 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
         BusyError: another run holds it.
         StorageError: `dist/` cannot be written.
     """
-    dist = dist or project.DIST
+    with _held(target.name, dist or project.DIST):
+        yield
+
+
+@contextlib.contextmanager
+def _held(name: str, dist: Path) -> Iterator[None]:
     try:
         dist.mkdir(parents=True, exist_ok=True)
-        handle = os.open(
-            dist / f".{target.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        handle = os.open(dist / f".{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise storage_error(error, dist) from error
     try:
@@ -332,7 +345,7 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
         except BlockingIOError as error:
             owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             raise BusyError(
-                f"another run (pid {owner}) is at work on {target.name}", "wait for it, or end it"
+                f"another run (pid {owner}) is at work on {name}", "wait for it, or end it"
             ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
@@ -368,14 +381,36 @@ def staging(target: Target, dist: Path | None = None, *, part: str = "") -> Iter
         dist: where it will be published.
         part: for what is only a part of the target's folder: where it is in there.
     """
-    dist = dist or project.DIST
-    stage, *_ = leftovers = _staged(target, dist, part)
+    with _emptied(_staged(target, dist or project.DIST, part)) as stage:
+        yield stage
+
+
+@contextlib.contextmanager
+def staging_repository() -> Iterator[Path]:
+    """The same for what becomes :func:`repository_folder`, held for this run alone.
+
+    Raises:
+        BusyError: another run is at work on it.
+        StorageError: `dist/` cannot be written.
+    """
+    stage = project.DIST / f".{REPOSITORY}.staging"
+    with (
+        _held(REPOSITORY, project.DIST),
+        _emptied((stage, stage.with_name(f"{stage.name}.old"))) as empty,
+    ):
+        yield empty
+
+
+@contextlib.contextmanager
+def _emptied(leftovers: tuple[Path, Path]) -> Iterator[Path]:
+    """A new folder, the first of those that an earlier run may have left."""
+    stage, _ = leftovers
     try:
         for path in leftovers:
             _remove(path)
         stage.mkdir()
     except OSError as error:
-        raise storage_error(error, dist) from error
+        raise storage_error(error, stage.parent) from error
     try:
         yield stage
     finally:
@@ -446,6 +481,15 @@ def publish_part(stage: Path, target: Target, part: str) -> Artifacts:
     final = folder(target) / part
     final.parent.mkdir(parents=True, exist_ok=True)
     return _put(stage, final)
+
+
+def publish_repository(stage: Path) -> Artifacts:
+    """Make a staged folder the repositories, replacing those that were there.
+
+    Raises:
+        StorageError: it could not be put in place.
+    """
+    return _put(stage, repository_folder())
 
 
 def _put(stage: Path, final: Path) -> Artifacts:

@@ -24,13 +24,17 @@ GIB = 1 << 30
 
 #: Debian's package for each command that we call.
 PACKAGES = {
+    "apt-ftparchive": "apt-utils",
     "arch-test": "arch-test",
     "cpio": "cpio",
+    "createrepo_c": "createrepo-c",
     "depmod": "kmod",
     "docker": "docker.io",
+    "dpkg-deb": "dpkg",
     "fuse-overlayfs": "fuse-overlayfs",
     "git": "git",
     "go": "golang-go",
+    "gpg": "gnupg",
     "make": "make",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
@@ -38,6 +42,7 @@ PACKAGES = {
     "openssl": "openssl",
     "qemu-img": "qemu-utils",
     "rootlesskit": "rootlesskit",
+    "rpmsign": "rpm",
     "rsync": "rsync",
     "runc": "runc",
     "skopeo": "skopeo",
