@@ -128,6 +128,8 @@ class Hub:
         #: METHOD PATH, and the code of the answer.
         self.requests: list[tuple[str, int]] = []
         self.tokens: set[str] = set()
+        #: The files of releases, by name.
+        self.uploaded: dict[str, bytes] = {}
         #: Called before each request is served.
         self.before: Callable[[str], None] = lambda _request: None
         self._numbers = itertools.count(1)
@@ -144,9 +146,11 @@ class Hub:
 
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                hub.serve(self, json.loads(body) if body else None)
+                # What is uploaded is what it is.
+                upload = re.search(r"/releases/\d+/assets", self.path)
+                hub.serve(self, body if upload else json.loads(body) if body else None)
 
-            do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -214,7 +218,8 @@ class Hub:
             return
         handler.send_header("Content-Length", str(len(sent)))
         handler.end_headers()
-        handler.wfile.write(sent)
+        if handler.command != "HEAD":
+            handler.wfile.write(sent)
 
     def _answer(self, handler: BaseHTTPRequestHandler, body: Any) -> Answer:
         parts = urlsplit(handler.path)
@@ -263,6 +268,11 @@ class Hub:
             "GET ": ("one", lambda r, b, q: {"full_name": OURS, "default_branch": "main"}),
             "GET /releases": ("list", lambda r, b, q: r.releases),
             "GET /releases/latest": ("one", lambda r, b, q: next((o for o in r.releases if not o["prerelease"]), self._missing())),
+            "HEAD /releases/tags/(.+)": ("one", lambda r, b, q, tag: next((o for o in r.releases if o["tag_name"] == tag and not o["draft"]), self._missing())),
+            "POST /releases": ("one", self._create_release),
+            "PATCH /releases/(.+)": ("one", self._change_release),
+            "DELETE /releases/(.+)": ("one", self._delete_release),
+            "POST /releases/(.+)/assets": ("one", self._upload),
             "GET /commits/(.+)": ("one", lambda r, b, q, tag: {"sha": r.tags[tag]} if tag in r.tags else self._missing()),
             "GET /git/ref/(.+)": ("one", self._get_ref),
             "POST /git/refs": ("one", self._create_ref),
@@ -282,6 +292,43 @@ class Hub:
             "GET /actions/workflows/weekly-build.yml/runs": ("one", lambda r, b, q: {"total_count": r.runs.count(q["branch"]), "workflow_runs": []}),
             "POST /actions/workflows/weekly-build.yml/dispatches": ("one", self._dispatch),
         }  # fmt: skip
+
+    def _create_release(self, there: Repository, body: Any, _query: Any) -> Answer:
+        tag = body["tag_name"]
+        if any(one["tag_name"] == tag and not one["draft"] for one in there.releases):
+            return self._refused("Validation Failed", {"resource": "Release", "code": "already_exists", "field": "tag_name"})  # fmt: skip
+        one = release(tag, **{**body, "assets": []})
+        # Where gh sends files; it has a name of its own on GitHub as well.
+        one["upload_url"] = f"http://uploads.github.localhost/repos/{OURS}/releases/{one['id']}/assets{{?name,label}}"  # fmt: skip
+        one["url"] = f"http://api.github.localhost/repos/{OURS}/releases/{one['id']}"
+        there.releases.insert(0, one)
+        return (201, {}, one)
+
+    def _release(self, there: Repository, number: str) -> dict[str, Any] | None:
+        return next((one for one in there.releases if one["id"] == int(number)), None)
+
+    def _change_release(self, there: Repository, body: Any, _query: Any, number: str) -> Any:
+        if (one := self._release(there, number)) is None:
+            return self._missing()
+        one.update(body)
+        return one
+
+    def _delete_release(self, there: Repository, _body: Any, _query: Any, number: str) -> Answer:
+        if (one := self._release(there, number)) is None:
+            return self._missing()
+        there.releases.remove(one)
+        return (204, {}, "")
+
+    def _upload(self, there: Repository, body: bytes, query: dict[str, str], number: str) -> Answer:
+        if (one := self._release(there, number)) is None:
+            return self._missing()
+        self.uploaded[query["name"]] = body
+        asset = {
+            "id": next(self._numbers), "name": query["name"], "size": len(body), "state": "uploaded",
+            "digest": f"sha256:{hashlib.sha256(body).hexdigest()}",
+        }  # fmt: skip
+        one["assets"].append(asset)
+        return (201, {}, asset)
 
     def _get_ref(self, there: Repository, _body: Any, _query: Any, name: str) -> Any:
         if name not in there.refs:
