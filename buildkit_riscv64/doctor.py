@@ -32,6 +32,7 @@ PACKAGES = {
     "docker": "docker.io",
     "dpkg-deb": "dpkg",
     "fuse-overlayfs": "fuse-overlayfs",
+    "gh": "gh",
     "git": "git",
     "go": "golang-go",
     "gpg": "gnupg",
