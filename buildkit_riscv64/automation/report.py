@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .. import dist
 from ..console import count, duration, emit_json, say, size, step_summary, table, warn
 from ..validation import page
-from . import chain, pinned, release, status, track
+from . import chain, packages, pinned, release, repository, status, track
 
 _CHAIN = ("phase", "", "version", "made on", "when", "sha256")
 
@@ -95,3 +95,44 @@ def tracked(outcome: track.Outcome, *, json: bool) -> None:
         say(f"would {detail}" if outcome.dry else f"done: {detail}")
     if outcome.dry:
         say(f"nothing was changed in {outcome.repository}")
+
+
+def packaged(outcome: packages.Outcome, *, json: bool) -> None:
+    """Every package, and where they are."""
+    if outcome.artifacts is None:
+        return
+    manifest = outcome.artifacts.manifest
+    if json:
+        emit_json(manifest)
+    header = ("package", "size", "sha256")
+    rows = [(file["name"], size(file["size"]), file["sha256"]) for file in manifest["files"]]
+    table(header, rows)
+    step_summary(f"Packages for {manifest['target']}", header, rows)
+    done = "nothing has changed" if outcome.up_to_date else f"made in {duration(outcome.seconds)}"
+    held = count(len(manifest["binaries"]), "program")
+    say(f"BuildKit {manifest['package_version']} for {manifest['target']}, {held}: {done}")
+    say(f"the files are in {dist.shown(outcome.artifacts.path)}/")
+
+
+def published(outcome: repository.Outcome, *, json: bool) -> None:
+    """What the repositories hold, who signed them, and where they are."""
+    header = ("package", "for", "version", "size")
+    rows = [
+        (f"{file['package']} ({file['format']})", file["arch"], file["version"], size(file["size"]))
+        for one in outcome.published for file in one.manifest["files"]
+    ]  # fmt: skip
+    table(header, rows)
+    step_summary("Repositories of packages", header, rows)
+    if outcome.artifacts is None:
+        say(f"would publish them in {dist.shown(dist.repository_folder())}/")
+        return
+    manifest = outcome.artifacts.manifest
+    if json:
+        emit_json(manifest)
+    if manifest["signed_by"]:
+        say(f"signed by {manifest['signed_by']}")
+    else:
+        warn("not signed: for trying, and for nothing else")
+    done = "nothing has changed" if outcome.up_to_date else f"made in {duration(outcome.seconds)}"
+    place = dist.shown(outcome.artifacts.path)
+    say(f"{place}/: {done}; serve it as it is, {place / repository.PAGE} says how to install")

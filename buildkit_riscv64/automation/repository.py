@@ -266,12 +266,15 @@ def _seconds(found: dist.Artifacts) -> str:
 
 
 def _sign_rpms(files: Sequence[Path], signer: signing.Signer) -> None:
-    # A home without .rpmmacros: nobody's settings decide how it signs.
-    env = {**signer.env, "HOME": str(signer.home)}
+    # A home without .rpmmacros: nobody's settings decide how it signs. Debian's rpm looks for
+    # gpg2, which Debian has not had for years.
+    macros = {
+        "__gpg": process.which("gpg"), "_gpg_name": signer.fingerprint, "_gpg_path": signer.home,
+    }  # fmt: skip
+    defined = [w for name, value in macros.items() for w in ("--define", f"{name} {value}")]
     process.read(
-        ["rpmsign", "--define", f"_gpg_name {signer.fingerprint}",
-         "--define", f"_gpg_path {signer.home}", "--addsign", *files],
-        env=env, timeout=None, error=BuildError,
+        ["rpmsign", *defined, "--addsign", *files],
+        env={**signer.env, "HOME": str(signer.home)}, timeout=None, error=BuildError,
         hint=f"rpm cannot sign with the key in {signing.KEY}; RSA with 3072 bits always works",
     )  # fmt: skip
 

@@ -100,3 +100,85 @@ def track_releases(context: Any, repository: str = "", json: bool = False) -> No
     from .track import track
 
     report.tracked(track(repository, dry=config.read(context.config).dry), json=json)
+
+
+@command(
+    help={
+        "target": f"{_TARGET} Default: this machine's; packages for riscv64 can be made anywhere.",
+        "revision": "Which packages of this version they are, from 1. Default: 1.",
+        "maintainer": "Whom they name, as NAME <ADDRESS>. Default: packages.maintainer.",
+        "force": "Make them even if nothing has changed.",
+        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "json": "Print the manifest as JSON on stdout.",
+    }
+)
+def build_packages(
+    context: Any,
+    target: str = "",
+    revision: str = "1",
+    maintainer: str = "",
+    force: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Make .deb and .rpm of the binaries in dist/: buildkit, and buildkit-rootless.
+
+    Needs `invoke build-binaries`; with its --bundle the packages bring runc, CNI plugins
+    and rootlesskit, without they depend on the distribution's. The same binaries make the
+    same packages, to the bit, on every machine. Refuses binaries that are damaged or that
+    have changed since they were checked. Does nothing when nothing has changed.
+
+    Leaves them in dist/TARGET/packages/; `invoke publish-repo` makes repositories of them.
+    """
+    from .. import config
+    from . import report
+    from .packages import Options, build
+
+    settings = config.read(context.config)
+    options = Options.parse(
+        target=target, revision=revision, maintainer=maintainer or settings.maintainer,
+        force=force, dry=settings.dry, yes=yes or settings.yes,
+    )  # fmt: skip
+    report.packaged(build(options), json=json)
+
+
+@command(
+    help={
+        "target": "As in linux-riscv64; several with commas. Default: all that have packages.",
+        "url": "Where people will find it, for what they paste. Default: packages.url.",
+        "key": "The armored private key to sign with, or its file. Default: BUILDKIT_SIGNING_KEY.",
+        "unsigned": "Leave signatures out, for trying.",
+        "force": "Make it even if nothing has changed.",
+        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "json": "Print the manifest as JSON on stdout.",
+    }
+)
+def publish_repo(
+    context: Any,
+    target: str = "",
+    url: str = "",
+    key: str = "",
+    unsigned: bool = False,
+    force: bool = False,
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Make signed repositories of the packages in dist/, for apt and dnf.
+
+    Needs `invoke build-packages`. Writes dist/repo/: files that any web server can serve,
+    and an index.html with the lines that one pastes to install. Holds the newest packages
+    alone. Refuses packages that are damaged, or of other binaries than those that are there.
+
+    The key's passphrase, if it has one, is taken from BUILDKIT_SIGNING_PASSPHRASE. The key
+    is never stored. Without a key: exit code 2, or --unsigned.
+    """
+    from .. import config
+    from . import report
+    from .repository import Options, publish
+
+    settings = config.read(context.config)
+    options = Options.parse(
+        target=target, url=url or settings.url, key=key, unsigned=unsigned, force=force,
+        dry=settings.dry, yes=yes or settings.yes,
+    )  # fmt: skip
+    report.published(publish(options), json=json)
