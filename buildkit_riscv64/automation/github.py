@@ -419,6 +419,12 @@ class Repository:
             self._client.pages(f"{self._path}/pulls", head=f"{owner}:{branch}", state="all")
         )
 
+    def open_pulls(self, prefix: str) -> list[dict[str, Any]]:
+        """The open pull requests of this very repository's branches that begin so."""
+        label = f"{self.name.partition('/')[0]}:{prefix}"
+        found = self._client.pages(f"{self._path}/pulls", state="open")
+        return [one for one in found if one["head"]["label"].startswith(label)]
+
     def issues(self, label: str) -> list[dict[str, Any]]:
         """The issues with a label, closed ones too."""
         found = self._client.pages(f"{self._path}/issues", labels=label, state="all")

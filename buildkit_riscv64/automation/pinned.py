@@ -18,8 +18,10 @@ from .. import debian, pins, project
 from ..errors import Failure, NetworkError
 from .github import TIMEOUT, Client, Repository
 
+#: What the pin of Go is called.
+GO = "Go"
 #: Go's releases, of the lines that are supported.
-GO = "https://go.dev/dl/?mode=json"
+GO_RELEASES = "https://go.dev/dl/?mode=json"
 #: Where Debian's archive is for a machine that has none of its own.
 DEBIAN = "https://deb.debian.org/debian"
 
@@ -67,18 +69,22 @@ def _go() -> Pin:
     """Of Go, the newest of the pinned line: another line is a decision, or upstream's wish."""
     version = Version(pins.load().go)
     try:
-        told = [Version(o["version"].removeprefix("go")) for o in _fetch(GO).json() if o["stable"]]
+        told = [
+            Version(o["version"].removeprefix("go"))
+            for o in _fetch(GO_RELEASES).json()
+            if o["stable"]
+        ]
         oldest = min(told)
     except (ValueError, KeyError, TypeError) as error:
-        raise NetworkError(f"{GO}: not Go's list of releases: {error}") from error
+        raise NetworkError(f"{GO_RELEASES}: not Go's list of releases: {error}") from error
     same = [one for one in told if one.release[:2] == version.release[:2]]
     if not same:
         return Pin(
-            "Go", str(version), "", State.BEHIND,
+            GO, str(version), "", State.BEHIND,
             f"its line is not supported any more; the oldest that is has {oldest}",
         )  # fmt: skip
     newest = max(same)
-    return Pin("Go", str(version), str(newest), State.BEHIND if newest > version else State.CURRENT)
+    return Pin(GO, str(version), str(newest), State.BEHIND if newest > version else State.CURRENT)
 
 
 def _debian() -> Pin:
@@ -119,7 +125,7 @@ def _action(client: Client, name: str, commit: str, version: str) -> Pin:
 
 def examine(client: Client) -> Iterator[Pin]:
     """Look at each; what cannot be found out stands in nothing's way."""
-    looks = [("Go", pins.load().go, _go), ("Debian", debian.SUITE, _debian)]
+    looks = [(GO, pins.load().go, _go), ("Debian", debian.SUITE, _debian)]
     for name, version, look in looks:
         try:
             yield look()

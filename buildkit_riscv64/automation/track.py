@@ -23,12 +23,14 @@ from .. import console, pins, process, project
 from ..errors import BusyError, Failure, SourceError, UsageError
 from . import github, pinned
 from .github import Client, Entry, Repository
+from .pinned import Pin, State
 
 #: Upstream's repository on GitHub.
 UPSTREAM = pins.MODULE.removeprefix("github.com/")
 #: Our branches are below this name.
 BRANCHES = "track-releases"
 LOCK = f"{BRANCHES}/lock"
+GO_BRANCHES = f"{BRANCHES}/go-"
 #: Issues with it are ours: only who may write to the repository can set a label.
 LABEL = "upstream-release"
 #: What builds a branch.
@@ -57,16 +59,6 @@ class Release:
     def version(self) -> Version:
         """To compare."""
         return Version(self.tag)
-
-    @property
-    def branch(self) -> str:
-        """Our branch for it."""
-        return f"{BRANCHES}/{self.tag}"
-
-    @property
-    def mark(self) -> str:
-        """What makes an issue the one about it."""
-        return f"<!-- track-releases: {self.tag} -->"
 
 
 def stable(releases: Iterable[Mapping[str, Any]]) -> list[Release]:
@@ -143,23 +135,65 @@ class Base:
     commit: str
 
 
-def moved(tag: str) -> list[Entry]:
-    """What `invoke source.update` changes, in a clone of this checkout that is then thrown away.
+@dataclass(frozen=True)
+class Move:
+    """Pins that are to be moved, and what to call it.
 
-    Raises:
-        Failure: whatever it refuses.
+    Args:
+        name: as in `BuildKit v0.33.0`.
+        branch: where it is done.
+        task: ours that moves them, with its argument.
+        about: what is to be read of it, in Markdown.
     """
-    # The token is not for what is fetched and run there.
-    env = {k: v for k, v in process.whole_environment().items() if k not in github.TOKENS}
-    with tempfile.TemporaryDirectory() as name:
-        clone = Path(name) / "checkout"
-        process.run(["git", "clone", "--quiet", project.ROOT, clone], error=SourceError)
-        process.run(
-            [sys.executable, "-m", "invoke", "source.update", tag], cwd=clone, env=env,
-            error=SourceError, hint=f"its reason is above; try `invoke source.update {tag}` yourself",
+
+    name: str
+    branch: str
+    task: tuple[str, str]
+    about: str
+
+    @property
+    def title(self) -> str:
+        """Of the commit and of the pull request."""
+        return f"build: {self.name}"
+
+    @property
+    def command(self) -> str:
+        """The task, as one types it."""
+        return f"invoke {process.show(self.task)}"
+
+    @classmethod
+    def to(cls, release: Release) -> Move:
+        """To a release of upstream's."""
+        return cls(
+            f"BuildKit {release.tag}", f"{BRANCHES}/{release.tag}", ("source.update", release.tag),
+            f"[{release.tag}]({release.url}), {release.published:%Y-%m-%d}",
         )  # fmt: skip
-        process.run(["git", "-C", clone, "add", "--all"], error=SourceError)
-        return _changes(clone)
+
+    @classmethod
+    def to_go(cls, version: str) -> Move:
+        """To a release of Go."""
+        return cls(
+            f"Go {version}", f"{GO_BRANCHES}{version}", ("source.update-go", version),
+            "[Go's releases](https://go.dev/doc/devel/release)",
+        )  # fmt: skip
+
+    def entries(self) -> list[Entry]:
+        """What it changes, found out in a clone of this checkout that is then thrown away.
+
+        Raises:
+            SourceError: git or the task refused.
+        """
+        # The token is not for what is fetched and run there.
+        env = {k: v for k, v in process.whole_environment().items() if k not in github.TOKENS}
+        with tempfile.TemporaryDirectory() as name:
+            clone = Path(name) / "checkout"
+            process.run(["git", "clone", "--quiet", project.ROOT, clone], error=SourceError)
+            process.run(
+                [sys.executable, "-m", "invoke", *self.task], cwd=clone, env=env,
+                title=self.command, error=SourceError, hint="its reason is above",
+            )  # fmt: skip
+            process.run(["git", "-C", clone, "add", "--all"], error=SourceError)
+            return _changes(clone)
 
 
 def _changes(clone: Path) -> list[Entry]:
@@ -177,32 +211,27 @@ def _changes(clone: Path) -> list[Entry]:
         else:
             found.append(Entry(path, mode, new if mode == "160000" else (clone / path).read_text()))
     if not found:
-        raise SourceError("`invoke source.update` changed nothing", "look at pins.toml")
+        raise SourceError("the pins are where they should be already", "look at pins.toml")
     return found
 
 
 class Change:
-    """What a new release means for our repository: a branch, a pull request, a build, an issue.
+    """What a move means for our repository: a branch, a pull request, a build, maybe an issue.
 
     Args:
         ours: our repository.
-        release: upstream's.
+        move: what is moved.
         base: what the branch starts from.
-        issue: the issue that there is, or 0.
     """
 
-    def __init__(self, ours: Repository, release: Release, base: Base, issue: int) -> None:
+    def __init__(self, ours: Repository, move: Move, base: Base) -> None:
         self._ours = ours
-        self._release = release
+        self._move = move
         self._base = base
-        self._issue = issue
 
     def steps(self) -> Iterator[Step]:
         """What of it is not there yet."""
-        release, branch = self._release, self._release.branch
-        title = f"BuildKit {release.tag}"
-        if not self._issue:
-            yield Step("issue", f"open the issue “{title}”, labelled {LABEL}", self._open_issue)
+        branch = self._move.branch
         pulls = self._ours.pulls(branch)
         # One that was closed is somebody's decision.
         if pulls and not any(one["state"] == "open" for one in pulls):
@@ -211,7 +240,7 @@ class Change:
             yield Step(
                 "branch",
                 f"make the branch {branch} of {self._base.branch} ({self._base.commit[:12]})"
-                f" with what `invoke source.update {release.tag}` changes",
+                f" with what `{self._move.command}` changes",
                 self._make_branch,
             )
         if not pulls:
@@ -223,50 +252,79 @@ class Change:
         if not self._ours.runs(WORKFLOW, branch):
             yield Step("build", f"start {WORKFLOW} for {branch}", self._start)
 
-    def complain(self, error: Failure) -> None:
-        """Tell in the issue what stands in the way; once."""
-        text = f"This stands in the way:\n\n```\n{error.message}\n```"
-        if self._issue and text not in self._ours.comments(self._issue):
-            self._ours.comment(self._issue, text)
-
-    def _open_issue(self) -> None:
-        release = self._release
-        self._issue = self._ours.open_issue(
-            title=f"BuildKit {release.tag}",
-            label=LABEL,
-            body=f"""{release.mark}
-Upstream has released [{release.tag}]({release.url}), {release.published:%Y-%m-%d}.
-
-- the pins are moved in the branch `{release.branch}`, and there is a pull request of it
-- `{WORKFLOW}` builds and validates that branch on riscv64
-- once it is merged, the tag `{release.tag}` starts the release
-
-This issue is closed when our release of {release.tag} is there. What stands in the way is told here.
-""",
-        )
-
     def _make_branch(self) -> None:
-        message = f"build: BuildKit {self._release.tag}"
-        commit = self._ours.commit(message, self._base.commit, moved(self._release.tag))
-        if not self._ours.create_branch(self._release.branch, commit):
+        commit = self._ours.commit(self._move.title, self._base.commit, self._move.entries())
+        if not self._ours.create_branch(self._move.branch, commit):
             raise BusyError(
-                f"somebody has just made the branch {self._release.branch}", "run it again"
+                f"somebody has just made the branch {self._move.branch}", "run it again"
             )
+
+    def _description(self) -> str:
+        return f"""What `{self._move.command}` changes, and nothing else: {self._move.about}.
+
+Merge it when `{WORKFLOW}` has built and validated this branch on riscv64.
+"""
 
     def _open_pull(self) -> None:
         self._ours.open_pull(
-            title=f"build: BuildKit {self._release.tag}",
-            branch=self._release.branch,
-            base=self._base.branch,
-            body=f"""What `invoke source.update {self._release.tag}` changes, and nothing else: \
-[{self._release.tag}]({self._release.url}).
-
-Tracked by #{self._issue}. Merge it when `{WORKFLOW}` has built and validated this branch on riscv64.
-""",
-        )
+            title=self._move.title, body=self._description(),
+            branch=self._move.branch, base=self._base.branch,
+        )  # fmt: skip
 
     def _start(self) -> None:
-        self._ours.start(WORKFLOW, self._release.branch)
+        self._ours.start(WORKFLOW, self._move.branch)
+
+
+class ReleaseChange(Change):
+    """What a new release of upstream's means: an issue tells of it until ours is out.
+
+    Args:
+        ours: our repository.
+        release: upstream's.
+        base: what the branch starts from.
+        issue: the issue that there is, or 0.
+    """
+
+    def __init__(self, ours: Repository, release: Release, base: Base, issue: int) -> None:
+        super().__init__(ours, Move.to(release), base)
+        self._tag = release.tag
+        self._issue = issue
+
+    def steps(self) -> Iterator[Step]:
+        """What of it is not there yet."""
+        if not self._issue:
+            yield Step(
+                "issue", f"open the issue “{self._move.name}”, labelled {LABEL}", self._open_issue
+            )
+        yield from super().steps()
+
+    def _open_issue(self) -> None:
+        body = f"""<!-- track-releases: {self._tag} -->
+Upstream has released {self._move.about}.
+
+- the pins are moved in the branch `{self._move.branch}`, and there is a pull request of it
+- `{WORKFLOW}` builds and validates that branch on riscv64
+- once it is merged, the tag `{self._tag}` starts the release
+
+This issue is closed when our release of {self._tag} is there. What stands in the way is told here.
+"""
+        self._issue = self._ours.open_issue(title=self._move.name, body=body, label=LABEL)
+
+    def _description(self) -> str:
+        return f"{super()._description()}\nTracked by #{self._issue}.\n"
+
+    def _make_branch(self) -> None:
+        try:
+            super()._make_branch()
+        except Failure as error:
+            self._complain(error)
+            raise
+
+    def _complain(self, error: Failure) -> None:
+        """Tell in the issue what stands in the way; once."""
+        text = f"This stands in the way:\n\n```\n{error.message}\n```"
+        if text not in self._ours.comments(self._issue):
+            self._ours.comment(self._issue, text)
 
 
 def _marked(issues: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -282,19 +340,18 @@ def released(releases: Iterable[Mapping[str, Any]]) -> set[str]:
     return {re.sub(r"-\d+$", "", tag) for tag in published}
 
 
-def _closing(ours: Repository, issue: Mapping[str, Any], tag: str, why: str, *, done: bool) -> Iterator[Step]:  # fmt: skip
-    number = int(issue["number"])
-    yield Step(
+def _close_issue(ours: Repository, number: int, why: str, *, done: bool) -> Step:
+    return Step(
         "close", f"close #{number}: {why}", lambda: ours.close_issue(number, f"{why}.", done=done)
     )
-    for pull in [] if done else ours.pulls(f"{BRANCHES}/{tag}"):
-        if pull["state"] == "open":
-            other = int(pull["number"])
-            yield Step(
-                "close",
-                f"close the pull request #{other}: {why}",
-                lambda other=other: ours.close_pull(other, f"{why}."),  # type: ignore[misc]
-            )
+
+
+def _close_pull(ours: Repository, number: int, why: str) -> Step:
+    return Step(
+        "close",
+        f"close the pull request #{number}: {why}",
+        lambda: ours.close_pull(number, f"{why}."),
+    )
 
 
 class Plan:
@@ -303,41 +360,54 @@ class Plan:
     Args:
         ours: our repository.
         upstream: what upstream has.
+        go: how the pin of Go is.
     """
 
-    def __init__(self, ours: Repository, upstream: Upstream) -> None:
+    def __init__(self, ours: Repository, upstream: Upstream, go: Pin | None = None) -> None:
+        self._ours = ours
         self.base = Base(branch := ours.default_branch(), ours.head(branch))
         if not self.base.commit:
             raise UsageError(f"{ours.name} has no commits", "push this checkout to it first")
-        issues = list(_marked(ours.issues(LABEL)))
-        done = released(ours.releases())
-        self.steps: list[Step] = []
-        self.change: Change | None = None
+        self.steps = [*self._release(upstream), *(self._go(go) if go else [])]
+
+    def _release(self, upstream: Upstream) -> Iterator[Step]:
+        issues = list(_marked(self._ours.issues(LABEL)))
+        done = released(self._ours.releases())
         new = upstream.new
         if new and new.tag not in done:
             known = [int(issue["number"]) for tag, issue in issues if tag == new.tag]
-            self.change = Change(ours, new, self.base, known[0] if known else 0)
-            self.steps += self.change.steps()
-        for tag, issue in issues:
-            if issue["state"] != "open":
+            issue = known[0] if known else 0
+            yield from ReleaseChange(self._ours, new, self.base, issue).steps()
+        for tag, one in issues:
+            number = int(one["number"])
+            if one["state"] != "open":
                 continue
             if tag in done:
-                self.steps += _closing(ours, issue, tag, f"{tag} is released", done=True)
+                yield _close_issue(self._ours, number, f"{tag} is released", done=True)
             elif upstream.newest and tag != upstream.newest.tag:
                 newer = upstream.newest.version > Version(tag)
                 why = f"{upstream.newest.tag} is newer" if newer else "upstream has withdrawn it"
-                self.steps += _closing(ours, issue, tag, why, done=False)
+                yield _close_issue(self._ours, number, why, done=False)
+                for pull in self._ours.pulls(f"{BRANCHES}/{tag}"):
+                    if pull["state"] == "open":
+                        yield _close_pull(self._ours, int(pull["number"]), why)
+
+    def _go(self, go: Pin) -> Iterator[Step]:
+        if go.state is State.UNKNOWN:
+            return
+        wanted = Move.to_go(go.newest) if go.state is State.BEHIND and go.newest else None
+        if wanted:
+            yield from Change(self._ours, wanted, self.base).steps()
+        for pull in self._ours.open_pulls(GO_BRANCHES):
+            if not wanted or pull["head"]["ref"] != wanted.branch:
+                why = f"Go {go.newest or go.pinned} is what is wanted now"
+                yield _close_pull(self._ours, int(pull["number"]), why)
 
     def do(self) -> None:
-        """Do it, and tell in the issue what could not be done."""
+        """Do it."""
         for step in self.steps:
-            try:
-                with console.step(step.detail):
-                    step.act()
-            except Failure as error:
-                if self.change and step.what == "branch":
-                    self.change.complain(error)
-                raise
+            with console.step(step.detail):
+                step.act()
 
 
 @dataclass(frozen=True)
@@ -347,7 +417,7 @@ class Outcome:
     repository: str
     upstream: Upstream
     steps: Sequence[Step]
-    others: Sequence[pinned.Pin]
+    others: Sequence[Pin]
     dry: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -398,13 +468,14 @@ def track(repository: str, *, dry: bool) -> Outcome:
     with Client.connected(dry=dry) as client:
         upstream = Upstream.judge(Repository(client, UPSTREAM).releases(), version)
         ours = Repository(client, repository)
-        plan = Plan(ours, upstream)
         others = list(pinned.examine(client))
+        go = next((pin for pin in others if pin.name == pinned.GO), None)
+        plan = Plan(ours, upstream, go)
         if plan.steps and not dry:
             if any(step.what == "branch" for step in plan.steps):
                 _refuse_another_state(plan.base, repository)
             with ours.locked(LOCK, plan.base.commit):
                 # Another run may have been quicker.
-                plan = Plan(ours, upstream)
+                plan = Plan(ours, upstream, go)
                 plan.do()
     return Outcome(repository, upstream, plan.steps, others, dry)

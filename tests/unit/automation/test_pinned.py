@@ -53,7 +53,7 @@ def pages(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(pinned, "GO", f"{address}/dl/?mode=json")
+    monkeypatch.setattr(pinned, "GO_RELEASES", f"{address}/dl/?mode=json")
     monkeypatch.setattr(debian, "mirror", lambda: f"{address}/debian")
     yield found
     server.shutdown()

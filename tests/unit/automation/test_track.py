@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from buildkit_riscv64 import pins, process, project
 from buildkit_riscv64.automation import github, pinned, report, track
 from buildkit_riscv64.automation.github import Entry
-from buildkit_riscv64.automation.track import Outcome, Upstream
+from buildkit_riscv64.automation.pinned import Pin, State
+from buildkit_riscv64.automation.track import Move, Outcome, Upstream
 from buildkit_riscv64.errors import BusyError, NetworkError, SourceError, UsageError
 
 from ... import hub as hubs
@@ -88,7 +90,7 @@ def test_a_release_whose_name_nobody_gave() -> None:
 def place(checkout: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A checkout with v0.32.2, and a GitHub that has v0.33.0; no other pins, and nothing is fetched."""
     hub.upstream.releases = [NEW, release("dockerfile/1.30.0"), PINNED]
-    monkeypatch.setattr(track, "moved", lambda _tag: MOVED)
+    monkeypatch.setattr(Move, "entries", lambda _self: MOVED)
     monkeypatch.setattr(track, "_refuse_another_state", lambda _base, _name: None)
     monkeypatch.setattr(pinned, "examine", lambda _client: iter(()))
     return hub
@@ -114,7 +116,7 @@ def test_a_new_release_is_taken_up(place: Hub) -> None:
     assert "<!-- track-releases: v0.33.0 -->" in issue["body"]
     assert NEW["html_url"] in issue["body"]
     assert (pull["title"], pull["base"]) == ("build: BuildKit v0.33.0", "main")
-    assert f"#{issue['number']}." in pull["body"]
+    assert f"Tracked by #{issue['number']}." in pull["body"]
     assert ours.runs == [BRANCH]
     # Nothing else is there, and no lock.
     assert sorted(ours.refs) == ["heads/main", f"heads/{BRANCH}"]
@@ -159,8 +161,8 @@ def test_what_a_killed_run_left_undone_is_done(place: Hub, number: int) -> None:
     plan = run(dry=True).steps
     with github.Client.connected() as client:
         ours = github.Repository(client, OURS)
-        change = track.Plan(ours, Upstream.judge(place.upstream.releases, "v0.32.2"))
-        for step in change.steps[:number]:
+        started = track.Plan(ours, Upstream.judge(place.upstream.releases, "v0.32.2"))
+        for step in started.steps[:number]:
             step.act()
     assert what(run()) == [step.what for step in plan[number:]]
     [_], [_], [_] = place.ours.issues, place.ours.pulls, place.ours.runs
@@ -294,10 +296,10 @@ def test_another_was_quicker_while_we_looked(place: Hub) -> None:
 def test_what_stands_in_the_way_is_told_once(place: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = iter([SourceError("v0.33.0 needs a newer Go", "move it")] * 2 + [SourceError("else")])
 
-    def refuse(_tag: str) -> list[Entry]:
+    def refuse(_move: Move) -> list[Entry]:
         raise next(reasons)
 
-    monkeypatch.setattr(track, "moved", refuse)
+    monkeypatch.setattr(Move, "entries", refuse)
     for _ in range(3):
         with pytest.raises(SourceError):
             run()
@@ -307,7 +309,7 @@ def test_what_stands_in_the_way_is_told_once(place: Hub, monkeypatch: pytest.Mon
     assert "error: else" in second
     assert sorted(place.ours.refs) == ["heads/main"]
     # And mended, it goes on.
-    monkeypatch.setattr(track, "moved", lambda _tag: MOVED)
+    monkeypatch.setattr(Move, "entries", lambda _self: MOVED)
     assert what(run()) == WHAT[1:]
 
 
@@ -321,6 +323,57 @@ def test_a_branch_that_appears_under_our_hands(place: Hub) -> None:
         run()
     place.before = lambda _request: None
     assert what(run()) == ["pull request", "build"]
+
+
+@pytest.fixture
+def go(place: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, State], None]:
+    """Tells what there is of Go; of BuildKit there is nothing new."""
+    place.upstream.releases = [PINNED]
+
+    def tell(newest: str, state: State = State.BEHIND) -> None:
+        pin = Pin(pinned.GO, "1.26.10", newest, state)
+        monkeypatch.setattr(pinned, "examine", lambda _client: iter([pin]))
+
+    return tell
+
+
+def test_a_new_go_has_a_pull_request_of_its_own(place: Hub, go: Callable[..., None]) -> None:
+    go("1.26.11")
+    assert what(run()) == WHAT[1:]
+    [pull] = place.ours.pulls
+    assert pull["head"]["ref"] == "track-releases/go-1.26.11"
+    assert pull["title"] == "build: Go 1.26.11"
+    assert "invoke source.update-go 1.26.11" in pull["body"]
+    assert place.ours.runs == ["track-releases/go-1.26.11"]
+    assert place.ours.issues == []
+    assert what(run()) == []
+
+
+def test_a_newer_go_takes_its_place(place: Hub, go: Callable[..., None]) -> None:
+    go("1.26.11")
+    run()
+    place.ours.pulls.append(
+        {"number": 99, "state": "open", "head": {"label": "evil:track-releases/go-1.26.9", "ref": "x"}}
+    )  # fmt: skip
+    go("1.26.12")
+    assert what(run()) == [*WHAT[1:], "close"]
+    assert [one["state"] for one in place.ours.pulls] == ["closed", "open", "open"]
+    assert what(run()) == []
+    go("1.26.12", State.CURRENT)
+    assert what(run()) == ["close"]
+
+
+@pytest.mark.parametrize(("newest", "state"), [("", State.UNKNOWN), ("", State.BEHIND), ("1.26.10", State.CURRENT)])  # fmt: skip
+def test_a_go_that_is_not_newer(place: Hub, go: Callable[..., None], newest: str, state: State) -> None:  # fmt: skip
+    go(newest, state)
+    assert what(run()) == []
+
+
+def test_both_are_new(place: Hub, go: Callable[..., None]) -> None:
+    go("1.26.11")
+    place.upstream.releases.insert(0, NEW)
+    assert what(run()) == [*WHAT, *WHAT[1:]]
+    assert len(place.ours.pulls) == 2
 
 
 def test_a_repository_without_commits(place: Hub) -> None:
