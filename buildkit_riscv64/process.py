@@ -81,11 +81,13 @@ def namespaced() -> list[str]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that are there still."""
-    try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """The processes that a process has started, by any of its threads, and that are there still."""
+    found: list[int] = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        # A thread may end while we look.
+        with contextlib.suppress(OSError):
+            found += map(int, listed.read_text().split())
+    return found
 
 
 def whole_environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -453,6 +454,28 @@ def test_children() -> None:
         assert process.children(parent) == [own]
         assert process.children(own) == []
     assert process.children(child.pid) == []
+
+
+def test_children_of_a_thread() -> None:
+    """As those of Go programs are: the kernel lists them by who forked."""
+    started, over = threading.Event(), threading.Event()
+    child: list[subprocess.Popen[bytes]] = []
+
+    def fork() -> None:
+        child.append(subprocess.Popen(["sleep", "60"]))
+        started.set()
+        over.wait()
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    try:
+        assert started.wait(10)
+        assert child[0].pid in process.children(os.getpid())
+    finally:
+        child[0].kill()
+        child[0].wait()
+        over.set()
+        thread.join()
 
 
 @pytest.fixture
