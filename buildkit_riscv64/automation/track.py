@@ -8,9 +8,10 @@ a time, wherever they run (:meth:`github.Repository.locked`).
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -185,15 +186,38 @@ class Move:
         """
         # The token is not for what is fetched and run there.
         env = {k: v for k, v in process.whole_environment().items() if k not in github.TOKENS}
-        with tempfile.TemporaryDirectory() as name:
-            clone = Path(name) / "checkout"
-            process.run(["git", "clone", "--quiet", project.ROOT, clone], error=SourceError)
-            process.run(
-                [sys.executable, "-m", "invoke", *self.task], cwd=clone, env=env,
-                title=self.command, error=SourceError, hint="its reason is above",
-            )  # fmt: skip
+        with _cloned() as clone:
+            self._run(clone, env)
             process.run(["git", "-C", clone, "add", "--all"], error=SourceError)
             return _changes(clone)
+
+    def _run(self, clone: Path, env: Mapping[str, str]) -> None:
+        said: list[str] = []
+
+        def tell(line: str) -> None:
+            said.append(line)
+            console.say(f"  {line}")
+
+        args = [sys.executable, "-m", "invoke", *self.task]
+        if code := process.stream(args, tell, cwd=clone, env=env):
+            # As every task of ours ends: what and why, and what to do.
+            reason, hint = ["", "", *filter(str.strip, said)][-2:]
+            raise SourceError(
+                f"`{self.command}`: {reason.removeprefix('error: ') or process.describe_exit(code)}",
+                hint.strip().removeprefix("fix: "),
+            )
+
+
+@contextlib.contextmanager
+def _cloned() -> Iterator[Path]:
+    """A clone of this checkout; a killed run's is removed by the next."""
+    clone = project.cache() / "track"
+    try:
+        shutil.rmtree(clone, ignore_errors=True)
+        process.run(["git", "clone", "--quiet", project.ROOT, clone], error=SourceError)
+        yield clone
+    finally:
+        shutil.rmtree(clone, ignore_errors=True)
 
 
 def _changes(clone: Path) -> list[Entry]:
