@@ -4,8 +4,8 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
