@@ -27,6 +27,7 @@ ns = Collection(
     automation.publish_repo,
     automation.release,
     automation.track_releases,
+    automation.report_build,
     machine.on,
     machine=Collection(
         machine.create,

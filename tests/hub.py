@@ -112,6 +112,7 @@ class Repository:
     pulls: list[dict[str, Any]] = field(default_factory=list)
     comments: dict[int, list[str]] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -290,6 +291,7 @@ class Hub:
             "POST /pulls": ("one", self._create_pull),
             "PATCH /pulls/(.+)": ("one", lambda r, b, q, n: self._patch(r.pulls, n, b)),
             "GET /actions/workflows/weekly-build.yml/runs": ("one", lambda r, b, q: {"total_count": r.runs.count(q["branch"]), "workflow_runs": []}),
+            "GET /actions/runs/(.+)/jobs": ("one", lambda r, b, q, n: {"total_count": len(r.jobs), "jobs": r.jobs}),
             "POST /actions/workflows/weekly-build.yml/dispatches": ("one", self._dispatch),
         }  # fmt: skip
 

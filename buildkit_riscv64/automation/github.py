@@ -437,6 +437,11 @@ class Repository:
         )
         return int(found["total_count"]) if found else 0
 
+    def jobs(self, run: str) -> list[dict[str, Any]]:
+        """The jobs of a run, with their steps."""
+        path = f"{self._path}/actions/runs/{run}/jobs"
+        return list(self._client.get(path, per_page=100)["jobs"])
+
     def commit(self, message: str, parent: str, entries: Sequence[Entry] = ()) -> str:
         """Make a commit that nothing names yet; its hash."""
         tree = str(self._client.get(f"{self._path}/git/commits/{parent}")["tree"]["sha"])

@@ -182,3 +182,25 @@ def publish_repo(
         dry=settings.dry, yes=yes or settings.yes,
     )  # fmt: skip
     report.published(publish(options), json=json)
+
+
+@command(
+    help={
+        "result": "How the build ended: success, failure, cancelled or skipped.",
+        "repository": "Ours on GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
+    }
+)
+def report_build(context: Any, result: str, repository: str = "") -> None:
+    """In a workflow: open one issue when a build has broken, close it when it works again.
+
+    The issue names the steps that failed and the run. While it is open, no other is opened
+    for that workflow and branch.
+
+    The token is taken from GH_TOKEN or GITHUB_TOKEN.
+    """
+    from .. import config
+    from ..console import say
+    from .broken import report as run
+
+    dry = config.read(context.config).dry
+    say(f"{'would do' if dry else 'done'}: {run(result, repository, dry=dry)}")
