@@ -11,13 +11,16 @@ from ..integration.registry import LOOPBACK
 from ..processes import alive, eventually
 from .daemon import BOUND
 
+#: Seconds until a build is there; one that has failed never comes.
+ARRIVAL = min(BOUND, 300.0)
+
 
 class Gate:
     """Where RUN waits until it is let through; its network has to be the host's."""
 
     def __init__(self) -> None:
         self._server = socket.create_server((LOOPBACK, 0))
-        self._server.settimeout(BOUND)
+        self._server.settimeout(ARRIVAL)
         self._held: list[socket.socket] = []
         port = self._server.getsockname()[1]
         self._words = ["nc", LOOPBACK, str(port)]
