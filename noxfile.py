@@ -28,7 +28,7 @@ def install(session: nox.Session) -> None:
 
 @nox.session(tags=["check"])
 def lint(session: nox.Session) -> None:
-    """Format, lint and spelling of everything we wrote."""
+    """Format, lint and spelling of everything we wrote, and what is wrong or unsafe in workflows."""
     install(session)
     session.run("ruff", "format", "--check", *PYTHON_FILES)
     session.run("ruff", "check", *PYTHON_FILES)
@@ -41,6 +41,9 @@ def lint(session: nox.Session) -> None:
             *(Path("dockerfiles/packages") / name for name in ("unpack", "complete")),
         ]
         session.run("shellcheck", "invoke", ".ci/run", *map(str, scripts))
+        # Nor does zizmor.
+        session.run("zizmor", "--offline", "--no-progress", ".github")
+    session.run("python", "-m", "buildkit_riscv64.gotools", "actionlint")
 
 
 @nox.session(tags=["check"])

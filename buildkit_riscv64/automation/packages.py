@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, host, pins, process, project
+from .. import dist, doctor, gotools, host, pins, process, project
 from ..arch import Target
 from ..binaries import check, toolchain
 from ..console import say, step
@@ -214,7 +214,7 @@ def build(options: Options) -> Outcome:
         return Outcome(None, up_to_date=False, seconds=time.time() - started)
     doctor.provide(["dpkg-deb"], yes=options.yes)
     with step("fetching Go and nfpm, where they are not there yet"):
-        nfpm = _nfpm(toolchain.ensure(pinned))
+        nfpm = gotools.compiled(toolchain.ensure(pinned), declarations(), _MODULE)
     with dist.lock(target), dist.staging(target, part=dist.PACKAGES) as stage:
         try:
             binaries = _binaries(target)
@@ -232,38 +232,6 @@ def build(options: Options) -> Outcome:
         except OSError as error:
             raise dist.storage_error(error, stage) from error
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
-
-
-def _nfpm(go: toolchain.Go) -> Path:
-    """nfpm, compiled once for each version of it and of Go.
-
-    Raises:
-        NetworkError: a module could not be fetched.
-        SourceError: a module is not what packaging/go.sum says.
-        BuildError: it does not compile.
-    """
-    folder = declarations()
-    lock = b"".join((folder / name).read_bytes() for name in ("go.mod", "go.sum"))
-    digest = hashlib.sha256(lock + go.version.encode()).hexdigest()[:16]
-    program = project.cache() / "tools" / f"nfpm-{digest}"
-    if program.exists():
-        return program
-    program.parent.mkdir(parents=True, exist_ok=True)
-    aside = program.with_name(f".{program.name}.{time.time_ns()}")
-    try:
-        answer = process.probe(
-            [go.command, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o", aside, _MODULE],
-            cwd=folder, env=toolchain.environment(go), timeout=None,
-        )  # fmt: skip
-        if not answer.ok:
-            # Fetching comes first, and says which module it was.
-            if "go.mod" in answer.stderr or "proxy" in answer.stderr or "checksum" in answer.stderr:
-                raise toolchain.fetch_error("cannot fetch nfpm", answer.stderr)
-            raise BuildError(f"nfpm does not compile: {answer.last_line}", "run `go clean -cache`")
-        aside.rename(program)
-    finally:
-        aside.unlink(missing_ok=True)
-    return program
 
 
 def _documents(programs: Iterable[str]) -> list[str]:
