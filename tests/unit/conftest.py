@@ -18,7 +18,7 @@ import pytest
 
 from buildkit_riscv64 import dist, host, process, project
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries import check, elf
+from buildkit_riscv64.binaries import bundle, check, elf
 from buildkit_riscv64.image.engines import Variant
 from buildkit_riscv64.validation import evidence, subject, suites
 from buildkit_riscv64.validation.subject import Subject
@@ -70,7 +70,17 @@ time = 2026-08-04T12:27:40Z
 [go]
 version = "1.26.10"
 """
+        + "".join(
+            f'\n[bundle.{name}]\nversion = "{version}"\ntime = 2026-08-04T12:27:40Z\n'
+            for name, version in making.VERSIONS.items()
+        )
     )
+    for one in bundle.COMPONENTS:
+        folder, version = root / "upstream" / one.name, making.VERSIONS[one.name]
+        folder.mkdir()
+        required = f"{one.module(version)} {version}"
+        (folder / "go.mod").write_text(f"module x\n\nrequire (\n\t{required} // indirect\n)\n")
+        (folder / "go.sum").write_text(f"{required} {making.SUM}\n")
     (root / "upstream" / "go.mod").write_text(
         "module buildkit-riscv64.invalid/upstream\n\n"
         "require github.com/moby/buildkit v0.32.2 // indirect\n"
@@ -164,6 +174,13 @@ def publish(found: Subject, tmp_path: Path) -> Publish:
             return evidence.publish(found, document, made, previous.path if previous else None)
 
     return put
+
+
+@pytest.fixture
+def bundled(finished: Path) -> Path:
+    """The same with a bundle."""
+    shutil.rmtree(finished)
+    return making.describe(finished, Target.parse("linux-riscv64"), bundled=True)
 
 
 @pytest.fixture

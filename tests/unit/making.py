@@ -11,20 +11,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildkit_riscv64 import dist, process
+from buildkit_riscv64 import dist, host, process
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries import build, source
+from buildkit_riscv64.binaries import build, bundle, check, source
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries.toolchain import Go
 from buildkit_riscv64.errors import BuildError
-from buildkit_riscv64.pins import MODULE, Pins
+from buildkit_riscv64.pins import MODULE, Pins, Release
 
 COMMIT = "991535e0973488b6a429096d21fa13f81f2d89d8"
 TIME = datetime(2026, 8, 4, 12, 27, 40, tzinfo=UTC)
 SUM = "h1:Zm9yIHRlc3RzIG9ubHksIG5vdCBhIHJlYWwgaGFzaCE="
+VERSIONS = {"runc": "v1.4.3", "cni-plugins": "v1.9.1", "rootlesskit": "v3.0.1"}
 PINS = Pins(
-    version="v0.32.2", commit=COMMIT, time=TIME, go="1.26.10", go_sums={"linux-amd64": "h1:pinned"}
-)
+    version="v0.32.2", commit=COMMIT, time=TIME, go="1.26.10", go_sums={"linux-amd64": "h1:pinned"},
+    bundle={name: Release(version=version, time=TIME) for name, version in VERSIONS.items()},
+)  # fmt: skip
+#: What compiles C, and what is linked in.
+C = {
+    "compiler": "gcc (Debian 14.2.0-19) 14.2.0",
+    "linker": "GNU ld (GNU Binutils for Debian) 2.44",
+    "libraries": [
+        {"file": "libc.a", "sha256": "1" * 64, "package": "pkg:deb/debian/libc6-dev@2.41-12?arch=riscv64"},
+        {"file": "libseccomp.a", "sha256": "2" * 64, "package": ""},
+    ],
+}  # fmt: skip
 GO = Go(Path("/go/bin/go"), "go1.26.10", "system")
 MACHINES = {"amd64": 62, "arm64": 183, "riscv64": 243}
 
@@ -117,8 +128,27 @@ def elf(arch: str = "riscv64", *, bits: int = 64, interpreter: str = "", needed:
     return ident + struct.pack("<HHIQQQIHHHHHH", *fields) + headers + content
 
 
+def _bundled_info(command: str, target: Target, **settings: str) -> dict[str, Any]:
+    (one,) = [c for c in bundle.COMPONENTS if command in c.packages]
+    version = VERSIONS[one.name]
+    tags = {"-tags": ",".join(one.tags)} if one.tags else {}
+    return {
+        "GoVersion": "go1.26.10",
+        "Path": one.commands(version)[command],
+        "Main": {"Path": one.module(version), "Version": version, "Sum": SUM},
+        "Deps": [{"Path": "golang.org/x/sys", "Version": "v0.38.0", "Sum": SUM}],
+        "Settings": {
+            "GOOS": "linux", "GOARCH": str(target.arch), "CGO_ENABLED": str(int(one.cgo)),
+            "-trimpath": "true", **tags,
+            target.arch.level_variable: target.level or target.arch.default_level, **settings,
+        },
+    }  # fmt: skip
+
+
 def build_info(command: str, target: Target, **settings: str) -> dict[str, Any]:
     """What Go's linker would record in a good program."""
+    if command in dist.BUNDLE:
+        return _bundled_info(command, target, **settings)
     return {
         "GoVersion": "go1.26.10",
         "Path": f"{MODULE}/cmd/{command}",
@@ -157,16 +187,49 @@ def record_of_build(digest: str = f"sha256:{'0' * 64}") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def describe(stage: Path, target: Target, **changes: Any) -> Path:
+def record_of_bundle(target: Target) -> dict[str, Any]:
+    """The manifest's `bundle`."""
+    state = f"{SUM} state"
+    parts = [
+        bundle.Part(component=one, release=PINS.bundle[one.name], sum=SUM, state=state)
+        for one in bundle.COMPONENTS
+    ]
+    return {
+        "components": [
+            {**part.as_json(target), **({"c": C} if part.component.cgo else {})} for part in parts
+        ],
+        "go": {"version": GO.version, "origin": GO.origin, "sum": GO.sum},
+        "host": host.facts().as_json(),
+        "inputs": bundle.inputs(parts, target, PINS),
+        "started": "2026-08-05T00:00:00Z", "finished": "2026-08-05T00:01:40Z", "seconds": 100.0,
+    }  # fmt: skip
+
+
+def answers(commands: Commands, folder: Path) -> None:
+    """Have the bundle's programs in a folder answer as good ones do."""
+    for command in dist.BUNDLE:
+        path = str(folder / dist.binary(command))
+        if command.startswith(check.CNI):
+            said = f"CNI {command.removeprefix(check.CNI)} plugin v1.9.1\nCNI protocol versions\n"
+            supported = json.dumps({"cniVersion": "1.1.0", "supportedVersions": ["0.4.0", "1.0.0"]})
+            commands.answer(path, stdout=supported, stderr=said)
+    runc, rootlesskit = (str(folder / "bin" / name) for name in ("buildkit-runc", "rootlesskit"))
+    commands.answer(runc, "--version", stdout="runc version 1.4.3\nspec: 1\nlibseccomp: 2.6.0\n")
+    commands.answer(rootlesskit, "--version", stdout="rootlesskit version 3.0.1\n")
+
+
+def describe(stage: Path, target: Target, *, bundled: bool = False, **changes: Any) -> Path:
     """Fill a folder as a build does, with programs of nothing but headers."""
     (stage / "bin").mkdir(parents=True)
-    for command in dist.COMMANDS:
+    for command in (*dist.COMMANDS, *(dist.BUNDLE if bundled else ())):
         path = stage / dist.binary(command)
         path.write_bytes(elf(target.arch) + command.encode())
         path.chmod(0o755)
     upstream = make_source(**changes)
     digest = build.inputs(upstream, target, build.Via.GO, PINS)
     head = build._head(upstream, GO, record_of_build(digest), target)
+    if bundled:
+        head["bundle"] = record_of_bundle(target)
     build._describe(stage, head, GO, target, None)
     return stage
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from buildkit_riscv64 import pins, process, project
-from buildkit_riscv64.binaries import toolchain, update
+from buildkit_riscv64.binaries import bundle, toolchain, update
 from buildkit_riscv64.errors import (
     Failure,
     MissingRequirementError,
@@ -23,6 +23,19 @@ URL = "https://github.com/moby/buildkit.git"
 NEW = "1" * 40
 OBJECT = "2" * 40
 TAG = "v0.33.0"
+#: What upstream's Dockerfile pins at that tag.
+PINNED = {"runc": "v1.5.0", "cni-plugins": "v1.9.1", "rootlesskit": "v4.0.0-rc.1"}
+DOCKERFILE = """# syntax=docker/dockerfile-upstream:master
+
+ARG RUNC_VERSION=v1.5.0
+ARG ROOTLESSKIT_VERSION=v4.0.0-rc.1
+ARG CNI_VERSION=v1.9.1
+ARG DNSNAME_VERSION=v1.3.1
+
+FROM scratch AS runc
+ARG RUNC_VERSION
+ADD "https://github.com/opencontainers/runc.git#$RUNC_VERSION" .
+"""
 
 
 @pytest.fixture
@@ -39,8 +52,15 @@ def upstream(checkout: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
     def as_go_does(args: process.Arguments, **options: Any) -> process.Result:
         result = probe(args, **options)
         if "tidy" in args and result.ok:
+            folder = options["cwd"]
+            for one in bundle.COMPONENTS:
+                if one.name == folder.name:
+                    required = f"{one.module(PINNED[one.name])} {PINNED[one.name]}"
+                    (folder / "go.sum").write_text(f"{required} {SUM}\n")
+                    with (folder / "go.mod").open("a") as file:
+                        file.write(f"\nrequire {required} // indirect\n")
             for name in ("go.mod", "go.sum"):
-                path = options["cwd"] / name
+                path = folder / name
                 path.write_text(path.read_text().replace("v0.32.2", TAG))
         return result
 
@@ -49,13 +69,23 @@ def upstream(checkout: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
 
 
 def module(commands: Commands, tmp_path: Path, **changes: Any) -> None:
-    told = {"Sum": SUM, "Info": str(tmp_path / "info"), "Origin": {"Hash": NEW}} | changes
-    commands.answer("mod", "download", stdout=json.dumps(told))
+    dockerfile(tmp_path, DOCKERFILE)
+    told = {
+        "Sum": SUM, "Info": str(tmp_path / "info"), "Dir": str(tmp_path / "module"),
+        "Origin": {"Hash": NEW},
+    }  # fmt: skip
+    commands.answer("mod", "download", stdout=json.dumps(told | changes))
+
+
+def dockerfile(tmp_path: Path, text: str) -> None:
+    """Upstream's, in its module."""
+    (tmp_path / "module").mkdir(exist_ok=True)
+    (tmp_path / "module" / "Dockerfile").write_text(text)
 
 
 def files() -> dict[str, str]:
-    paths = [project.PINS, *project.UPSTREAM_MODULE.iterdir()]
-    return {path.name: path.read_text() for path in paths}
+    paths = [project.PINS, *project.UPSTREAM_MODULE.rglob("go.*")]
+    return {str(path.relative_to(project.ROOT)): path.read_text() for path in paths}
 
 
 def leftovers() -> list[Path]:
@@ -69,8 +99,8 @@ def test_everything_moves_together(upstream: Commands) -> None:
     assert moved.time.isoformat() == "2026-09-01T12:00:00+00:00"
     assert moved.go == "1.26.10", "[go] has a version too, and it stays"
     assert project.PINS.read_text().startswith("# A comment that stays.\n")
-    assert f"github.com/moby/buildkit {TAG} // indirect" in files()["go.mod"]
-    assert f"github.com/moby/buildkit {TAG} {SUM}" in files()["go.sum"]
+    assert f"github.com/moby/buildkit {TAG} // indirect" in files()["upstream/go.mod"]
+    assert f"github.com/moby/buildkit {TAG} {SUM}" in files()["upstream/go.sum"]
     assert leftovers() == []
     assert upstream.args[:2] == [
         ["git", "config", "--file", str(project.ROOT / ".gitmodules"), "submodule.buildkit.url"],
@@ -81,12 +111,54 @@ def test_everything_moves_together(upstream: Commands) -> None:
         ["/go/bin/go", "mod", "tidy"],
         ["/go/bin/go", "mod", "download", "-json", f"{pins.MODULE}@{TAG}"],
     ]  # fmt: skip
-    assert upstream.args[5] == [
+    assert upstream.args[-1] == [
         "git", "-C", str(project.ROOT), "update-index", "--add", "--cacheinfo",
         f"160000,{NEW},buildkit",
     ]  # fmt: skip
-    assert len(upstream.args) == 6
+    assert len(upstream.args) == 6 + 3 * len(bundle.COMPONENTS)
     assert upstream.calls[1].options["env"]["GIT_TERMINAL_PROMPT"] == "0"
+
+
+def test_the_bundle_moves_to_what_upstream_pins(upstream: Commands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    update.update(TAG)
+    moved = pins.load().bundle
+    assert {name: release.version for name, release in moved.items()} == PINNED
+    assert {release.commit for release in moved.values()} == {NEW}
+    assert [part.location for part in bundle.parts(pins.load())] == [
+        "github.com/opencontainers/runc@v1.5.0",
+        "github.com/containernetworking/plugins@v1.9.1",
+        "github.com/rootless-containers/rootlesskit/v4@v4.0.0-rc.1",
+    ]
+    plugins = "github.com/containernetworking/plugins"
+    gets = [call for call in upstream.calls if "-tool" in call.args]
+    assert [call.args for call in gets] == [
+        ["/go/bin/go", "get", "-tool", "github.com/opencontainers/runc@v1.5.0"],
+        ["/go/bin/go", "get", "-tool", *(
+            f"{plugins}/plugins/{name}@v1.9.1"
+            for name in ("main/bridge", "meta/firewall", "ipam/host-local", "main/loopback")
+        )],
+        ["/go/bin/go", "get", "-tool", "github.com/rootless-containers/rootlesskit/v4/cmd/rootlesskit@v4.0.0-rc.1"],
+    ]  # fmt: skip
+    text = files()["upstream/rootlesskit/go.mod"]
+    assert "module buildkit-riscv64.invalid/upstream/rootlesskit\n" in text
+    assert "do not edit by hand" in text
+    said = capsys.readouterr().err
+    assert "runc v1.4.3 -> v1.5.0" in said
+    assert "rootlesskit v3.0.1 -> v4.0.0-rc.1" in said
+
+
+def test_what_the_proxy_does_not_say_of_the_bundle_is_left_out(upstream: Commands, tmp_path: Path) -> None:  # fmt: skip
+    module(upstream, tmp_path, Origin=None)
+    update.update(TAG)
+    assert {release.commit for release in pins.load().bundle.values()} == {""}
+    assert project.PINS.read_text().count("commit = ") == 1
+
+
+def test_a_bundle_that_was_not_pinned_is_from_now_on(upstream: Commands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    project.PINS.write_text(project.PINS.read_text().partition("\n[bundle")[0] + "\n")
+    update.update(TAG)
+    assert list(pins.load().bundle) == ["runc", "cni-plugins", "rootlesskit"]
+    assert "runc none -> v1.5.0" in capsys.readouterr().err
 
 
 def test_a_tag_that_is_no_object_of_its_own(upstream: Commands) -> None:
@@ -138,6 +210,12 @@ Broken = Callable[[Commands, Path], object]
         (lambda c, _t: c.answer("download", code=1, stderr="no such host"), NetworkError, "no such host"),
         (lambda c, t: module(c, t, Origin={"Hash": OBJECT}), SourceError, f"{TAG} is {NEW} in the repository and {OBJECT} in the module proxy"),
         (lambda c, _t: c.answer("update-index", code=128), SourceError, "update-index"),
+        (lambda _c, t: dockerfile(t, DOCKERFILE.replace("CNI_VERSION=", "PLUGINS=")), SourceError, "pins no release as CNI_VERSION: no such ARG"),
+        (lambda _c, t: dockerfile(t, DOCKERFILE.replace("=v1.5.0", "=main")), SourceError, "pins no release as RUNC_VERSION: ARG RUNC_VERSION=main"),
+        (lambda _c, t: dockerfile(t, DOCKERFILE.replace("=v1.5.0", "=v1.5.0;x")), SourceError, "pins no release as RUNC_VERSION"),
+        (lambda _c, t: (t / "module" / "Dockerfile").unlink(), SourceError, "cannot read upstream's Dockerfile"),
+        (lambda c, _t: c.answer("get", "-tool", code=1, stderr="dial tcp: i/o timeout"), NetworkError, "cannot fetch github.com/opencontainers/runc v1.5.0: dial tcp"),
+        (lambda c, _t: c.answer("get", "-tool", code=1, stderr="go: x requires go >= 1.28"), MissingRequirementError, "runc v1.5.0 needs a newer Go"),
     ],
 )  # fmt: skip
 def test_all_or_nothing(upstream: Commands, tmp_path: Path, breaks: Broken, error: type[Failure], message: str) -> None:  # fmt: skip
@@ -160,8 +238,19 @@ def test_show(upstream: Commands) -> None:
     assert update.show() == {
         "version": "v0.32.2", "commit": COMMIT, "commit time": "2026-08-04T12:27:40+00:00",
         "repository": URL, "module": "github.com/moby/buildkit@v0.32.2", "module hash": SUM,
+        "runc": "github.com/opencontainers/runc@v1.4.3", "runc hash": SUM,
+        "cni-plugins": "github.com/containernetworking/plugins@v1.9.1", "cni-plugins hash": SUM,
+        "rootlesskit": "github.com/rootless-containers/rootlesskit/v3@v3.0.1",
+        "rootlesskit hash": SUM,
         "Go": "go1.26.10", "source auto takes": "module (github.com/moby/buildkit@v0.32.2)",
     }  # fmt: skip
+
+
+def test_show_says_what_is_wrong_with_the_bundle(upstream: Commands) -> None:
+    (project.UPSTREAM_MODULE / "runc" / "go.sum").write_text("")
+    shown = update.show()
+    assert shown["bundle"].startswith("none: upstream/runc/go.sum has no hash of")
+    assert "runc" not in shown
 
 
 def test_show_says_what_is_wrong_with_the_source(upstream: Commands) -> None:
