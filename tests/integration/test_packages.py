@@ -1,0 +1,388 @@
+"""Packages for real: made of the real binaries, served, installed, upgraded, removed, refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64 import dist, process
+from buildkit_riscv64.arch import Architecture, Target
+from buildkit_riscv64.automation import signing
+
+from .debianroot import Root, debian_root, served
+from .keys import Keyring
+from .miniature import Project, copy_checkout, remove, script, succeeded
+
+pytestmark = pytest.mark.integration
+
+TARGET = Target.here().name
+ARCH = Architecture.here()
+SOURCES = "/etc/apt/sources.list.d/buildkit.sources"
+KEY = "/etc/apt/keyrings/buildkit.asc"
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made once for all tests.
+
+    Args:
+        project: the checkout it was made in.
+        first: repositories of revision 1.
+        second: repositories of revision 2.
+        key: the private key that signed both.
+        public: another's public key.
+        packages: the folder of packages of revision 1.
+    """
+
+    project: Project
+    first: Path
+    second: Path
+    key: str
+    public: str
+    packages: Path
+
+
+@pytest.fixture(scope="module")
+def made(upstream_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("packages")
+    copy_checkout(folder / "checkout")
+    unwanted = {"CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", signing.KEY, signing.PASSPHRASE}
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    project = Project(folder / "checkout", env)
+    ignored = shutil.ignore_patterns(*dist.PARTS)
+    shutil.copytree(upstream_target, project.dist / TARGET, ignore=ignored)
+    with Keyring(tmp_path_factory.mktemp("ring")) as ring:
+        key = ring.private(ring.make("Packages <packages@example.org>"))
+        public = ring.public(ring.make("Somebody else <else@example.org>"))
+        signed = {signing.KEY: key}
+        succeeded(project.invoke("build-packages"))
+        shutil.copytree(project.dist / TARGET / dist.PACKAGES, folder / "first-packages")
+        succeeded(project.invoke("publish-repo", env=signed))
+        shutil.copytree(project.dist / "repo", folder / "first")
+        succeeded(project.invoke("build-packages", "--revision", "2"))
+        succeeded(project.invoke("publish-repo", env=signed))
+        shutil.copytree(project.dist / "repo", folder / "second")
+        yield Made(project, folder / "first", folder / "second", key, public, folder / "first-packages")  # fmt: skip
+    remove(folder)
+
+
+@pytest.fixture(scope="module")
+def shared_root() -> Iterator[Root]:
+    """A Debian for tests that install nothing in it."""
+    with debian_root() as root:
+        yield root
+
+
+@pytest.fixture
+def root() -> Iterator[Root]:
+    with debian_root() as root:
+        yield root
+
+
+def use(root: Root, repository: Path, url: str, key: str = "") -> None:
+    """Do what index.html says, with the key that is there, or another."""
+    root.write(KEY, key or (repository / "buildkit.asc").read_text())
+    text = (repository / "deb" / "buildkit.sources").read_text()
+    root.write(SOURCES, text.replace("https://packages.example.org", url))
+
+
+def apt(root: Root, *args: str) -> str:
+    return root.run("apt-get", "--quiet", "--yes", "-o", "APT::Update::Error-Mode=any", *args)
+
+
+# What is made.
+
+
+def test_the_same_binaries_make_the_same_packages(made: Made, tmp_path: Path) -> None:
+    before = (made.packages / "SHA256SUMS").read_text().splitlines()[:4]
+    # Elsewhere, by another number of processors, with another umask, and none of our settings.
+    other = Project(tmp_path / "a folder" / "checkout", {**made.project.env, "GOMAXPROCS": "1"})
+    copy_checkout(other.root)
+    shutil.copytree(made.project.dist / TARGET, other.dist / TARGET, ignore=shutil.ignore_patterns(*dist.PARTS))  # fmt: skip
+    succeeded(other.invoke("build-packages", prefix=("sh", "-c", 'umask 077; exec "$@"', "sh")))
+    packages = other.dist / TARGET / "packages"
+    assert (packages / "SHA256SUMS").read_text().splitlines()[:4] == before
+    again = other.invoke("build-packages", "--json")
+    assert "nothing has changed" in succeeded(again).stderr
+    assert json.loads(again.stdout)["package_version"].endswith("-1")
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=packages, check=True)
+
+
+def test_lintian(made: Made) -> None:
+    debs = sorted(made.packages.glob("*.deb"))
+    assert len(debs) == 2
+    done = subprocess.run(
+        ["lintian", "--allow-root", "--fail-on", "error,warning", *debs],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+# Arguments: a folder, and a command. All else is read-only: rpmlint unpacks by cpio, which
+# follows the absolute names in nfpm's archives, were it not for our own cpio.
+_SAFELY = r"""
+mount --bind "$1" "$1"
+mount -o remount,bind,ro /
+export PATH="$1/bin:$PATH"
+shift
+exec "$@"
+"""
+
+
+@pytest.fixture
+def safely(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command that unpacks an .rpm, where it can write to the test's folder alone."""
+    script(tmp_path / "bin" / "cpio", f'exec {shutil.which("cpio")} --no-absolute-filenames "$@"')
+    # rpm, too, is to keep the keys that it trusts in here.
+    (tmp_path / ".rpmmacros").write_text(f"%_dbpath {tmp_path}/db\n")
+    env = {**process.environment(), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*process.namespaced(), "sh", "-euc", _SAFELY, "sh", tmp_path, *args],
+            cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_rpmlint(made: Made, safely: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    rpms = sorted(made.first.glob("rpm/*/Packages/*.rpm"))
+    assert len(rpms) == 2
+    assert safely("rpmkeys", "--import", made.first / "buildkit.asc").returncode == 0
+    done = safely("rpmlint", "-c", PACKAGING / "rpmlint.toml", *rpms)
+    assert done.returncode == 0, done.stdout
+    assert "0 errors, 0 warnings" in done.stdout
+    checked = safely("rpmkeys", "--checksig", *rpms)
+    assert checked.stdout.count("digests signatures OK") == 2, checked.stdout
+
+
+def test_the_binaries_are_those_that_were_proved(
+    made: Made, tmp_path: Path, safely: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for deb in made.packages.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", deb, tmp_path / "deb"], check=True)
+    (tmp_path / "rpm").mkdir()
+    for rpm in made.packages.glob("*.rpm"):
+        unpack = 'cd rpm; rpm2cpio "$1" | cpio --quiet -id'
+        assert safely("sh", "-euc", unpack, "sh", rpm).returncode == 0
+    manifest = json.loads((made.packages / "manifest.json").read_text())
+    for form in ("deb", "rpm"):
+        for name, sha256 in manifest["binaries"].items():
+            place = "usr/libexec/buildkit" if name == "rootlesskit" else "usr/bin"
+            assert dist.sha256(tmp_path / form / place / name) == sha256
+        assert (tmp_path / form / "usr/share/doc/buildkit/buildkitd.cdx.json").is_file()
+
+
+def test_every_program_has_a_page(made: Made) -> None:
+    (deb,) = made.packages.glob("buildkit_*.deb")
+    listed = process.read(["dpkg-deb", "--contents", deb])
+    programs = set(re.findall(r"\./usr/bin/(\S+)$", listed, re.MULTILINE))
+    pages = set(re.findall(r"\./usr/share/man/man[18]/(\S+)\.[18]\.gz", listed))
+    assert {"buildctl", "buildkitd"} <= programs <= pages
+
+
+@pytest.mark.parametrize(
+    ("command", "page"), [("buildctl", "buildctl.1"), ("buildkitd", "buildkitd.8")]
+)
+def test_pages_have_every_option(binaries: Path, command: str, page: str) -> None:
+    text = (PACKAGING / "man" / page).read_text().replace("\\-", "-")
+
+    def options(*words: str) -> set[str]:
+        said = process.read([binaries / command, *words, "--help"])
+        for sub in re.findall(
+            r"^   ([a-z-]+)(?:, [a-z])?  ",
+            said.partition("\nCOMMANDS:")[2].partition("\n\n")[0],
+            re.MULTILINE,
+        ):
+            if sub != "help":
+                found.update(options(*words, sub))
+        return set(re.findall(r"^   (--[a-z-]+)", said, re.MULTILINE))
+
+    found: set[str] = set()
+    found |= options()
+    assert len(found) > 20
+    assert {option for option in found if f"\\fB{option}\\fR" not in text} == set()
+    documented = set(re.findall(r"^\\fB(--[a-z-]+)\\fR", text, re.MULTILINE))
+    assert documented <= found, "an option that there is not any more"
+
+
+# apt.
+
+
+def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
+    with served(made.first) as url:
+        use(root, made.first, url)
+        apt(root, "update")
+        said = apt(root, "install", "buildkit", "buildkit-rootless")
+    assert "unauthenticated" not in said.lower()
+    manifest = json.loads((made.packages / "manifest.json").read_text())
+    version = root.run("buildkitd", "--version")
+    assert manifest["version"] in version
+    assert manifest["revision"] in version
+    assert root.run("dpkg", "--verify", "buildkit", "buildkit-rootless") == ""
+    assert "buildkit:x:" in root.read("/etc/group")
+    for unit in ("buildkit.service", "buildkit.socket"):
+        assert root.run("systemd-analyze", "verify", f"/usr/lib/systemd/system/{unit}") == ""
+    # As a user's manager reads it; that needs a folder which a session would have.
+    root.shell(
+        "XDG_RUNTIME_DIR=/tmp systemd-analyze verify --user"
+        " /usr/lib/systemd/user/buildkit-rootless.service"
+    )
+    assert root.exists("/etc/systemd/system/sockets.target.wants/buildkit.socket")
+    assert not root.exists("/etc/systemd/system/multi-user.target.wants/buildkit.service")
+    assert "drwx--x---" in root.shell(
+        "systemd-tmpfiles --create buildkit.conf; ls -ld /run/buildkit"
+    )
+
+    # It is used, and somebody changes its configuration.
+    build_something(root, manifest["binaries"]["buildctl"])
+    assert root.exists("/var/lib/buildkit/runc-overlayfs") or root.exists(
+        "/var/lib/buildkit/runc-native"
+    )
+    edited = root.read("/etc/buildkit/buildkitd.toml") + '\n[log]\n  level = "debug"\n'
+    root.write("/etc/buildkit/buildkitd.toml", edited)
+
+    # A new revision comes.
+    with served(made.second) as url:
+        use(root, made.second, url)
+        apt(root, "update")
+        apt(root, "upgrade")
+    assert root.run("dpkg-query", "--show", "--showformat=${Version}", "buildkit").endswith("-2")
+    assert root.read("/etc/buildkit/buildkitd.toml") == edited
+    assert root.exists("/var/lib/buildkit/buildkitd.lock")
+
+    # It goes, and its state stays; then that goes, too.
+    apt(root, "remove", "buildkit")
+    assert not root.exists("/usr/bin/buildkitd")
+    assert root.exists("/etc/buildkit/buildkitd.toml")
+    assert root.exists("/var/lib/buildkit/buildkitd.lock")
+    apt(root, "purge", "buildkit", "buildkit-rootless")
+    for gone in ("/etc/buildkit", "/var/lib/buildkit", "/etc/apparmor.d/buildkit-default",
+                 "/etc/systemd/system/sockets.target.wants/buildkit.socket",
+                 "/usr/lib/systemd/system/buildkit.service", "/usr/libexec/buildkit"):  # fmt: skip
+        assert not root.exists(gone), gone
+    assert "buildkit" not in root.run("dpkg-query", "--show", "--showformat=${Package} ${Status}\n")
+
+
+def build_something(root: Root, sha256: str) -> None:
+    """A build with a RUN, by a daemon as the unit confines it: its capabilities, its mounts."""
+    unit = root.read("/usr/lib/systemd/system/buildkit.service")
+    (dropped,) = re.findall(r"^CapabilityBoundingSet=~(.*)$", unit, re.MULTILINE)
+    bounding = ",".join(f"-{name.removeprefix('CAP_').lower()}" for name in dropped.split())
+    root.write(
+        "/context/Dockerfile",
+        'FROM scratch\nCOPY buildctl /buildctl\nRUN ["/buildctl", "--version"]\n',
+    )
+    shutil.copyfile(root.path / "usr/bin/buildctl", root.path / "context/buildctl")
+    said = root.shell(
+        f"""
+        systemd-tmpfiles --create buildkit.conf
+        for folder in /usr /etc; do
+            mount --bind "$folder" "$folder"
+            mount -o remount,bind,ro "$folder"
+        done
+        mount -t tmpfs -o mode=000 tmpfs /home
+        setpriv --bounding-set {bounding} buildkitd --group buildkit >/tmp/log 2>&1 &
+        for _ in $(seq 300); do buildctl debug workers >/dev/null 2>&1 && break; sleep 0.1; done
+        buildctl debug workers
+        stat --format '%U:%G %a' /run/buildkit/buildkitd.sock
+        buildctl build --frontend dockerfile.v0 --local context=/context --local dockerfile=/context \
+            --progress plain --output type=tar,dest=/tmp/out.tar || {{ cat /tmp/log; exit 1; }}
+        tar --extract --to-stdout --file /tmp/out.tar buildctl | sha256sum
+        kill %1
+        wait
+        """
+    )
+    assert "root:buildkit 660" in said
+    assert "buildctl github.com/moby/buildkit" in said
+    assert sha256 in said
+
+
+def change(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def _deb(repository: Path) -> Path:
+    (deb,) = repository.glob("deb/pool/main/b/buildkit/buildkit_*.deb")
+    return deb
+
+
+def tamper_deb(repository: Path) -> None:
+    deb = _deb(repository)
+    content = bytearray(deb.read_bytes())
+    content[len(content) // 2] ^= 1
+    deb.write_bytes(content)
+
+
+def tamper_packages(repository: Path) -> None:
+    """Another program, and the index changed to suit."""
+    tamper_deb(repository)
+    for index in repository.glob("deb/dists/stable/main/*/Packages"):
+        fields = re.sub(r"SHA512: .*\n", "", index.read_text())
+        fields = re.sub(
+            r"(Filename: \S*/buildkit_.*\nSize: \d+\nSHA256: )\S+",
+            rf"\g<1>{dist.sha256(_deb(repository))}", fields,
+        )  # fmt: skip
+        assert dist.sha256(_deb(repository)) in fields
+        index.write_text(fields)
+        index.with_name("Packages.gz").write_bytes(gzip.compress(fields.encode()))
+        index.with_name("Packages.xz").unlink()
+        shutil.rmtree(index.parent / "by-hash")
+
+
+def tamper_release(repository: Path) -> None:
+    change(repository / "deb/dists/stable/InRelease", b"Label: BuildKit", b"Label: Buildkit")
+
+
+def unsign(repository: Path) -> None:
+    for name in ("InRelease", "Release.gpg"):
+        (repository / "deb/dists/stable" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "step", "reason"),
+    [
+        (tamper_deb, "install", "Hash Sum mismatch"),
+        (tamper_packages, "update", "File has unexpected size|Hash Sum mismatch|404"),
+        (tamper_release, "update", "(?i)bad signature|not signed|verification"),
+        (unsign, "update", "not signed"),
+    ],
+)  # fmt: skip
+def test_apt_refuses_a_tampered_repository(
+    made: Made, shared_root: Root, tmp_path: Path, tamper: Callable[[Path], None], step: str, reason: str
+) -> None:  # fmt: skip
+    repository = Path(shutil.copytree(made.first, tmp_path / "repository"))
+    tamper(repository)
+    with served(repository) as url:
+        use(shared_root, repository, url)
+        quiet = ("apt-get", "--quiet", "--yes", "-o", "APT::Update::Error-Mode=any")
+        if step == "install":
+            shared_root.run(*quiet, "update")
+            done = shared_root.attempt(*quiet, "install", "buildkit")
+        else:
+            done = shared_root.attempt(*quiet, "update")
+    assert done.code == 100
+    assert re.search(reason, done.output), done.output
+    assert not shared_root.exists("/usr/bin/buildkitd")
+
+
+def test_apt_refuses_another_s_key(made: Made, shared_root: Root) -> None:
+    with served(made.first) as url:
+        use(shared_root, made.first, url, key=made.public)
+        done = shared_root.attempt("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
+    assert done.code == 100
+    assert re.search("(?i)no_pubkey|missing key|not signed|verif", done.output), done.output
