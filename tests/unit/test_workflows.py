@@ -1,0 +1,175 @@
+"""Workflows are code that only runs elsewhere: what can be known about it here is checked here."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nox.registry
+import pytest
+from invoke.exceptions import ParseError
+from invoke.parser import Parser
+from invoke.program import Program
+from ruamel.yaml import YAML
+
+from buildkit_riscv64 import project
+from buildkit_riscv64.automation import pinned, track
+
+from .test_tasks import namespace
+
+FOLDER = project.ROOT / ".github"
+WORKFLOWS = sorted((FOLDER / "workflows").glob("*.yml"))
+
+
+def load(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
+
+
+@dataclass(frozen=True)
+class Job:
+    workflow: str
+    name: str
+    content: Any
+
+    def __str__(self) -> str:
+        return f"{self.workflow}/{self.name}"
+
+
+JOBS = [
+    Job(path.name, name, content)
+    for path in WORKFLOWS
+    for name, content in load(path)["jobs"].items()
+]
+STEPS = [(job, step) for job in JOBS for step in job.content["steps"]]
+LINES = sorted({step["run"] for _, step in STEPS if "run" in step})
+ACTIONS = [(job, step) for job, step in STEPS if "uses" in step]
+
+
+@pytest.fixture(scope="session")
+def sessions() -> set[str]:
+    """What nox knows of once it has read our noxfile."""
+    runpy.run_path(str(project.ROOT / "noxfile.py"))
+    return set(nox.registry.get())
+
+
+def objections(line: str, sessions: set[str]) -> Iterator[str]:
+    """What is wrong with a line of a workflow."""
+    if "\n" in line.strip():
+        yield "more than one line"
+    words = shlex.split(line)
+    if re.search(r"\$\{\{", line):
+        yield "text of GitHub's in a command: hand it over in `env`"
+    match words:
+        case ["./nox", "-s", *rest]:
+            chosen = rest[: rest.index("--")] if "--" in rest else rest
+            yield from (f"no session {one}" for one in chosen if one not in sessions)
+        case ["./invoke", *args]:
+            yield from _tasks(args, sessions)
+        case _:
+            yield "neither ./invoke nor ./nox"
+
+
+def _tasks(args: list[str], sessions: set[str]) -> Iterator[str]:
+    collection = namespace()
+    parser = Parser(contexts=collection.to_contexts(), initial=Program().initial_context)
+    try:
+        _, *called = parser.parse_argv(args)
+    except ParseError as error:
+        yield str(error)
+        return
+    if parser.parse_argv(args).unparsed or not called:
+        yield f"not understood: {args}"
+    for task in called:
+        if task.missing_positional_args:
+            yield f"{task.name} lacks {task.missing_positional_args}"
+        if task.name == "test":
+            chosen = str(task.args["session"].value or "").split(",")
+            yield from (f"no session {one}" for one in chosen if one and one not in sessions)
+
+
+def test_there_are_workflows() -> None:
+    names = {path.stem for path in WORKFLOWS}
+    assert names == {"packages", "release", "track-releases", "validate", "weekly-build"}
+    assert len(LINES) > 10
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_each_line_is_a_task_or_a_session_with_those_options(line: str, sessions: set[str]) -> None:
+    assert list(objections(line, sessions)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "./invoke build-everything", "./invoke build-binaries --bundel", "./invoke", "./invoke --list",
+        "./invoke validate --only", "./invoke source.update", "./invoke test --session nosuch",
+        "./nox -s nosuch", "./nox -s lint nosuch", "./nox", "make", "python -m pytest", "sudo ./nox -s lint",
+        "./invoke build-binaries\n./invoke build-image", "./invoke push-image --registry ${{ inputs.x }}",
+        "./invoke build-image --rootless extra",
+    ],
+)  # fmt: skip
+def test_that_rule_sees_violations(line: str, sessions: set[str]) -> None:
+    assert list(objections(line, sessions))
+
+
+@pytest.mark.parametrize(("job", "step"), ACTIONS, ids=str)
+def test_actions_are_pinned_by_commit(job: Job, step: Any) -> None:
+    assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
+
+
+def test_each_pin_has_its_version_beside_it() -> None:
+    """`track-releases` compares them, and Dependabot moves them together."""
+    found = {f"{name}@{commit}" for name, commit, _ in pinned.used()}
+    assert found == {step["uses"] for _, step in ACTIONS}
+    assert len(found) == len({name for name, _, _ in pinned.used()}), "one version of each"
+
+
+@pytest.mark.parametrize(("job", "step"), ACTIONS, ids=str)
+def test_no_credentials_stay(job: Job, step: Any) -> None:
+    if step["uses"].startswith("actions/checkout@"):
+        assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_what_a_workflow_may(path: Path) -> None:
+    workflow = load(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["group"]
+    assert "pull_request_target" not in workflow["on"]
+
+
+@pytest.mark.parametrize("job", JOBS, ids=str)
+def test_what_a_job_may(job: Job) -> None:
+    triggers = load(FOLDER / "workflows" / job.workflow)["on"]
+    board = "self-hosted" in job.content["runs-on"]
+    assert 0 < job.content["timeout-minutes"] <= (1440 if board else 360)
+    if "pull_request" in triggers:
+        assert not board, "anybody's code would run on the board"
+        assert "permissions" not in job.content
+        assert "secrets" not in json.dumps(job.content)
+    if board:
+        assert "permissions" not in job.content
+        assert "secrets" not in json.dumps(job.content), "the board signs nothing"
+        declared = load(FOLDER / "actionlint.yaml")["self-hosted-runner"]["labels"]
+        assert set(job.content["runs-on"]) == {"self-hosted", "linux", *declared}
+
+
+def test_one_thing_at_a_time_on_the_board() -> None:
+    groups = {
+        job.workflow: load(FOLDER / "workflows" / job.workflow)["concurrency"]
+        for job in JOBS
+        if "self-hosted" in job.content["runs-on"]
+    }
+    assert set(groups) == {"weekly-build.yml", "release.yml"}
+    assert all(one == {"group": "board", "cancel-in-progress": False} for one in groups.values())
+
+
+def test_what_track_releases_starts_can_be_started() -> None:
+    workflow = load(FOLDER / "workflows" / track.WORKFLOW)
+    assert "workflow_dispatch" in workflow["on"]
