@@ -325,10 +325,10 @@ INSTALL = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends"]
 
 
 def test_fix_installs_what_is_missing(checks: list[doctor.Check], installed: set[str], commands: Commands) -> None:  # fmt: skip
-    replace_check(checks, lambda: Seen(Status.FAIL, "gone", "get it", "a-package"))
+    replace_check(checks, lambda: Seen(Status.FAIL, "gone", "get it", "its-library a-package"))
     with pytest.raises(DoctorError):  # apt-get is only recorded, so it is still missing
         run(fix=True)
-    assert commands.args == [UPDATE, [*INSTALL, "a-package", "fast-package"]]
+    assert commands.args == [UPDATE, [*INSTALL, "a-package", "fast-package", "its-library"]]
     for call in commands.calls:
         assert call.verb == "run"
         assert call.options["env"]["DEBIAN_FRONTEND"] == "noninteractive"
