@@ -12,6 +12,7 @@ from typing import Any
 
 from invoke.tasks import task
 
+from .console import annotate_failure
 from .errors import Failure, InterruptedByUserError, MissingRequirementError
 
 
@@ -80,7 +81,9 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
             except (Exception, KeyboardInterrupt) as error:
                 if _debugging() and not isinstance(error, KeyboardInterrupt):
                     raise
-                raise _translate(error) from error
+                failure = _translate(error)
+                annotate_failure(failure.message)
+                raise failure from error
 
         return task(**options)(guarded)
 

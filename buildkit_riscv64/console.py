@@ -26,10 +26,32 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _in_actions() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _tell_actions(command: str, text: str) -> None:
+    """Have GitHub Actions do something with a text, which is one line to it.
+
+    https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
+    """
+    for character, escape in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
+        text = text.replace(character, escape)
+    say(f"::{command}::{text}")
+
+
 def warn(text: str) -> None:
     """A line about what is not as it should be."""
-    in_actions = os.environ.get("GITHUB_ACTIONS") == "true"
-    say(f"::warning::{text}" if in_actions else f"warning: {text}")
+    if _in_actions():
+        _tell_actions("warning", text)
+    else:
+        say(f"warning: {text}")
+
+
+def annotate_failure(message: str) -> None:
+    """In GitHub Actions, show a failure on the page of the run as well; Invoke prints it anyway."""
+    if _in_actions():
+        _tell_actions("error", message.removeprefix("error: "))
 
 
 def emit_json(value: Any) -> None:
@@ -60,14 +82,16 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def step(title: str) -> Iterator[None]:
     """A named, timed step; folded in GitHub Actions."""
-    in_actions = os.environ.get("GITHUB_ACTIONS") == "true"
-    say(f"::group::{title}" if in_actions else f"{title} …")
+    if _in_actions():
+        _tell_actions("group", title)
+    else:
+        say(f"{title} …")
     started = time.monotonic()
     try:
         yield
     finally:
-        if in_actions:
-            say("::endgroup::")
+        if _in_actions():
+            _tell_actions("endgroup", "")
     say(f"{title}: {duration(time.monotonic() - started)}")
 
 
@@ -109,7 +133,10 @@ def step_summary(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     page = os.environ.get("GITHUB_STEP_SUMMARY")
     if not page:
         return
-    lines = [header, ["---"] * len(header), *rows]
+    # What is in a cell ends neither it nor its row.
+    cells = [[" ".join(c.replace("|", r"\|").split()) for c in row] for row in (header, *rows)]
+    lines = [cells[0], ["---"] * len(header), *cells[1:]]
     with Path(page).open("a", encoding="utf-8") as file:
         file.write(f"### {title}\n\n")
         file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
+        file.write("\n")

@@ -72,6 +72,15 @@ def test_a_failure_keeps_its_exit_code(cls: type[Failure]) -> None:
     assert caught.value.code == cls.exit_code
 
 
+@pytest.mark.parametrize("error", [errors.CheckError("it is broken"), ValueError("it is broken"), KeyboardInterrupt()])  # fmt: skip
+def test_github_shows_a_failure_on_its_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException) -> None:  # fmt: skip
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    with pytest.raises(Failure) as caught:
+        run(fail(error))
+    told = caught.value.message.removeprefix("error: ").replace("\n", "%0A")
+    assert capsys.readouterr().err == f"::error::{told}\n"
+
+
 def test_an_unexpected_exception_is_one_line() -> None:
     with pytest.raises(Failure) as caught:
         run(fail(ZeroDivisionError("division\nby zero")))

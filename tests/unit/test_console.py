@@ -36,6 +36,22 @@ def test_warnings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "warning: careful\n::warning::careful\n"
 
 
+def test_a_text_is_one_line_to_github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """Or it could say something to it by itself."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    console.warn("100 %\r\n::add-mask::x")
+    assert capsys.readouterr().err == "::warning::100 %25%0D%0A::add-mask::x\n"
+
+
+def test_a_failure_is_shown_on_the_page_of_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    message = "error: it is broken\n  fix: mend it"
+    console.annotate_failure(message)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    console.annotate_failure(message)
+    assert capsys.readouterr().err == "::error::it is broken%0A  fix: mend it\n"
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [
@@ -121,4 +137,14 @@ def test_step_summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not page.exists()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     console.step_summary("Title", ("a", "b"), [("1", "2")])
-    assert page.read_text() == "### Title\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    table = "### Title\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n"
+    assert page.read_text() == table
+    console.step_summary("Title", ("a", "b"), [("1", "2")])
+    assert page.read_text() == table * 2
+
+
+def test_what_is_in_a_cell_stays_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    console.step_summary("Title", ("a",), [("1 | 2\n| 3 |",)])
+    assert page.read_text().splitlines()[4] == r"| 1 \| 2 \| 3 \| |"
