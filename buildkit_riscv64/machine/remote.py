@@ -48,7 +48,7 @@ uname -m; printf "%s\\n" "$HOME"
 cd "$HOME/$1" 2>/dev/null; here=$?; shift
 for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
 [ $here = 0 ] || exit 0
-sha256sum -- dist/linux-*/{dist.SUMS} dist/linux-*/{dist.IMAGE}/*/{dist.SUMS} dist/linux-*/{dist.EVIDENCE}/{dist.SUMS} {RESULTS}/* 2>/dev/null
+sha256sum -- dist/linux-*/{dist.SUMS} dist/linux-*/{dist.IMAGE}/*/{dist.SUMS} dist/linux-*/{dist.EVIDENCE}/{dist.SUMS} dist/linux-*/{dist.PACKAGES}/{dist.SUMS} {RESULTS}/* 2>/dev/null
 cd .git 2>/dev/null && [ -f sent ] || exit 0
 # Where somebody has worked with git there since, what was sent says nothing.
 for file in HEAD index refs/heads packed-refs; do [ ! "$file" -nt sent ] || exit 0; done
@@ -80,8 +80,11 @@ exit $code
 
 # What may come back of dist/.
 _MADE = re.compile(
-    rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/(root|rootless)|{dist.EVIDENCE})/)?{dist.SUMS}"
+    rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/(root|rootless)|{dist.EVIDENCE}|{dist.PACKAGES})/)?{dist.SUMS}"
 )
+
+#: The tasks that make what is brought back.
+_MAKING = {"build-binaries", "build-image", "validate", "build-packages"}
 
 # Runs there; its arguments are packages.
 _INSTALL = """\
@@ -421,7 +424,7 @@ def _run_on(
         _install_essential(there, yes=yes)
     state = push(there)
     # What a build finds up to date there is what was asked for here.
-    before = {} if {"build-binaries", "build-image", "validate"} & set(command) else there.made
+    before = {} if _MAKING & set(command) else there.made
     say(f"on {name} ({there.arch}): {process.show(command)}")
     code = execute(there, command, state, yes=yes)
     for path in pull(before, look()):

@@ -340,6 +340,12 @@ def test_what_was_made_really(tmp_path: Path) -> None:
     proof = folder / "linux-riscv64" / dist.EVIDENCE / dist.SUMS
     proof.parent.mkdir()
     proof.write_text("z\n")
+    packages = folder / "linux-riscv64" / dist.PACKAGES / dist.SUMS
+    packages.parent.mkdir()
+    packages.write_text("p\n")
+    # That is made where it is published.
+    (folder / "linux-riscv64" / dist.RELEASE).mkdir()
+    (folder / "linux-riscv64" / dist.RELEASE / dist.SUMS).write_text("r\n")
     result = Path(far.folder) / remote.RESULTS / "one.json"
     result.parent.mkdir(parents=True)
     result.write_text("{}")
@@ -348,6 +354,7 @@ def test_what_was_made_really(tmp_path: Path) -> None:
         "dist/linux-riscv64/SHA256SUMS": dist.sha256(listed),
         "dist/linux-riscv64/image/root/SHA256SUMS": dist.sha256(image),
         "dist/linux-riscv64/evidence/SHA256SUMS": dist.sha256(proof),
+        "dist/linux-riscv64/packages/SHA256SUMS": dist.sha256(packages),
         "benchmarks/results/one.json": dist.sha256(result),
     }
     assert asked(tmp_path / "a b").made == expected
@@ -379,7 +386,7 @@ def after(far: Path, arch: Architecture = Architecture.RISCV64) -> There:
     """The far side when it has made this."""
     sums = [
         *far.glob(dist.SUMS), *sorted(far.glob(f"{dist.IMAGE}/*/{dist.SUMS}")),
-        *far.glob(f"{dist.EVIDENCE}/{dist.SUMS}"),
+        *far.glob(f"{dist.EVIDENCE}/{dist.SUMS}"), *far.glob(f"{dist.PACKAGES}/{dist.SUMS}"),
     ]  # fmt: skip
     made = {f"dist/{path.relative_to(far.parent)}": dist.sha256(path) for path in sums}
     return replace(THERE, arch=arch, made=made)
@@ -513,7 +520,7 @@ def test_images_come_back_after_their_binaries(with_images: Path, monkeypatch: p
     assert files(project.DIST / "linux-riscv64") == files(with_images)
     own = ["--archive", "--no-owner", "--no-group"]
     assert [(list(options), source) for *options, source, _ in asked] == [
-        ([*own, *(["--exclude=/image", "--exclude=/evidence"] if name == "linux-riscv64" else [])], f":{THERE.folder}/dist/{name}/")
+        ([*own, *([f"--exclude=/{part}" for part in dist.PARTS] if name == "linux-riscv64" else [])], f":{THERE.folder}/dist/{name}/")
         for name in names
     ]  # fmt: skip
     assert remote.pull({}, after(with_images)) == []
@@ -594,6 +601,17 @@ def test_evidence_comes_back_last(with_evidence: Path) -> None:
     assert remote.pull({}, after(with_evidence)) == [project.DIST / name for name in names]
     assert files(project.DIST / "linux-riscv64") == files(with_evidence)
     assert remote.pull({}, after(with_evidence)) == []
+
+
+def test_packages_come_back(with_evidence: Path) -> None:
+    folder = with_evidence / dist.PACKAGES
+    folder.mkdir()
+    (folder / "buildkit_1_riscv64.deb").write_bytes(b"!<arch>")
+    (folder / dist.MANIFEST).write_text('{"host": {"execution": "qemu-system"}}')
+    names = ["buildkit_1_riscv64.deb", dist.MANIFEST]
+    (folder / dist.SUMS).write_text(dist.sums(dist.record(folder, names)))
+    assert remote.pull({}, after(with_evidence))[-1] == project.DIST / "linux-riscv64/packages"
+    assert files(project.DIST / "linux-riscv64") == files(with_evidence)
 
 
 def test_new_evidence_comes_alone(with_evidence: Path) -> None:
