@@ -53,17 +53,6 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *session.posargs)
 
 
-@nox.session(tags=["real"])
-def tests(session: nox.Session) -> None:
-    """All tests: unit, the real upstream compiled, a miniature broken, a riscv64 machine emulated.
-
-    On riscv64 itself there is nothing to emulate.
-    """
-    install(session)
-    native = ["-m", "not machine"] if platform.machine() == "riscv64" else []
-    session.run("pytest", *native, *session.posargs)
-
-
 def run_invoke(session: nox.Session, *words: str) -> None:
     """Type `./invoke …`, which makes its own environment."""
     session.run("./invoke", *words, external=True)
@@ -78,10 +67,21 @@ def validated(session: nox.Session, *suites: str) -> None:
     run_invoke(session, "validate", "--yes", *only, *session.posargs)
 
 
-@nox.session(default=False, venv_backend="none", tags=["validate"])
+@nox.session(venv_backend="none", tags=["validate"])
 def validate(session: nox.Session) -> None:
     """The whole matrix against dist/: standalone, buildx, rootless, platforms; and the evidence."""
     validated(session)
+
+
+@nox.session(tags=["real"])
+def tests(session: nox.Session) -> None:
+    """All tests: unit, the real upstream compiled, a miniature broken, a riscv64 machine emulated.
+
+    On riscv64 itself there is nothing to emulate.
+    """
+    install(session)
+    native = ["-m", "not machine"] if platform.machine() == "riscv64" else []
+    session.run("pytest", *native, *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none", tags=["validate"])
