@@ -82,7 +82,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
                 if _debugging() and not isinstance(error, KeyboardInterrupt):
                     raise
                 failure = _translate(error)
-                annotate_failure(failure.message)
+                annotate_failure(failure.brief, failure.hint)
                 raise failure from error
 
         return task(**options)(guarded)

@@ -48,10 +48,10 @@ def warn(text: str) -> None:
         say(f"warning: {text}")
 
 
-def annotate_failure(message: str) -> None:
+def annotate_failure(brief: str, hint: str) -> None:
     """In GitHub Actions, show a failure on the page of the run as well; Invoke prints it anyway."""
     if _in_actions():
-        _tell_actions("error", message.removeprefix("error: "))
+        _tell_actions("error", f"{brief}\nfix: {hint}" if hint else brief)
 
 
 def emit_json(value: Any) -> None:

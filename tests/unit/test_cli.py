@@ -77,8 +77,8 @@ def test_github_shows_a_failure_on_its_page(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     with pytest.raises(Failure) as caught:
         run(fail(error))
-    told = caught.value.message.removeprefix("error: ").replace("\n", "%0A")
-    assert capsys.readouterr().err == f"::error::{told}\n"
+    fix = f"%0Afix: {caught.value.hint}" if caught.value.hint else ""
+    assert capsys.readouterr().err == f"::error::{caught.value.brief}{fix}\n"
 
 
 def test_an_unexpected_exception_is_one_line() -> None:

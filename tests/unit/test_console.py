@@ -44,12 +44,13 @@ def test_a_text_is_one_line_to_github(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_a_failure_is_shown_on_the_page_of_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    message = "error: it is broken\n  fix: mend it"
-    console.annotate_failure(message)
+    console.annotate_failure("it is broken", "mend it")
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    console.annotate_failure(message)
-    assert capsys.readouterr().err == "::error::it is broken%0A  fix: mend it\n"
+    console.annotate_failure("it is broken", "mend it")
+    console.annotate_failure("it is broken", "")
+    told = "::error::it is broken%0Afix: mend it\n::error::it is broken\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(
