@@ -17,7 +17,7 @@ import pytest
 
 from buildkit_riscv64 import dist, host, process, project
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries import build, check, elf, make, source, toolchain
+from buildkit_riscv64.binaries import build, bundle, cc, check, elf, make, source, toolchain
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries.build import Options, Via
 from buildkit_riscv64.errors import (
@@ -420,6 +420,272 @@ def test_a_bad_source_is_refused_before_anything(machine: Machine) -> None:
     with pytest.raises(UsageError, match="no such directory"):
         build.build(Options(source="/no/such/place"))
     assert machine.done == []
+
+
+# With --bundle.
+
+
+class Bundled:
+    """What C there is, and what is done with the bundle; tests break one thing each."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.lacking: dict[str, str] = {}
+        self.c = making.C
+        self.provided: list[bool] = []
+        self.compiles: Callable[[bundle.Part], None] = lambda _part: None
+
+    def provide(self, *, yes: bool) -> None:
+        self.provided.append(yes)
+        if self.lacking and not yes:
+            raise MissingRequirementError("missing: libseccomp.a")
+
+    def compile(self, part: bundle.Part, _go: object, output: Path, scratch: Path, level: dict[str, str]) -> None:  # fmt: skip
+        assert scratch.is_dir()
+        self.machine.done.append(part.component.name)
+        self.compiles(part)
+        for command in part.commands:
+            (output / command).write_bytes(making.elf("riscv64") + command.encode())
+            (output / command).chmod(0o755)
+
+
+PARTS = ["runc", "cni-plugins", "rootlesskit"]
+
+
+@pytest.fixture
+def bundled(machine: Machine, monkeypatch: pytest.MonkeyPatch, commands: Commands) -> Bundled:
+    made = Bundled(machine)
+    monkeypatch.setattr(cc, "missing", lambda: made.lacking)
+    monkeypatch.setattr(cc, "provide", made.provide)
+    monkeypatch.setattr(cc, "facts", lambda: made.c)
+    monkeypatch.setattr(cc, "is_here", lambda recorded: recorded == made.c)
+    monkeypatch.setattr(bundle, "prepare", lambda _parts, _go: machine.done.append("prepare"))
+    monkeypatch.setattr(bundle, "verify", machine.verify)
+    monkeypatch.setattr(bundle, "compile_part", made.compile)
+    making.answers(commands, project.DIST / ".linux-riscv64.staging")
+    return made
+
+
+def with_bundle(**options: Any) -> dist.Artifacts:
+    artifacts = build.build(Options(bundle=True, **options)).artifacts
+    assert artifacts is not None
+    return artifacts
+
+
+def test_a_build_with_a_bundle(bundled: Bundled) -> None:
+    artifacts = with_bundle()
+    assert [name for name in bundled.machine.done if name in PARTS] == PARTS
+    programs = [*dist.COMMANDS, *dist.BUNDLE]
+    assert sorted(tree()) == sorted(
+        [
+            "SHA256SUMS", "manifest.json", "provenance.intoto.json",
+            "buildkit-v0.32.2.linux-riscv64.tar.gz",
+            *map(dist.binary, programs), *map(dist.sbom, programs),
+        ]
+    )  # fmt: skip
+    assert leftovers() == []
+    assert check.objection(artifacts.manifest) == ""
+    assert artifacts.programs == tuple(programs)
+    with tarfile.open(artifacts.path / "buildkit-v0.32.2.linux-riscv64.tar.gz") as tar:
+        assert tar.getnames() == sorted(map(dist.binary, programs))
+    made = artifacts.manifest["bundle"]
+    assert [one["name"] for one in made["components"]] == PARTS
+    assert [one.get("c") for one in made["components"]] == [making.C, None, None]
+    assert made["host"] == artifacts.manifest["host"]
+
+
+def test_a_bundle_changes_nothing_of_the_commands(bundled: Bundled) -> None:
+    """Nor what is made without one."""
+    build.build(Options())
+    plain = tree()
+    without = dist.load(project.DIST / "linux-riscv64").manifest
+    build.build(Options(bundle=True, force=True))
+    manifest = dist.load(project.DIST / "linux-riscv64").manifest
+    assert manifest["build"]["inputs"] == without["build"]["inputs"]
+    assert {name for name in plain if tree()[name] != plain[name]} == {
+        "SHA256SUMS", "manifest.json", "provenance.intoto.json",
+        "buildkit-v0.32.2.linux-riscv64.tar.gz",
+    }  # fmt: skip
+    build.build(Options(force=True))
+    again = tree()
+    assert "bundle" not in dist.load(project.DIST / "linux-riscv64").manifest
+    assert again.keys() == plain.keys()
+    assert again["buildkit-v0.32.2.linux-riscv64.tar.gz"] == plain["buildkit-v0.32.2.linux-riscv64.tar.gz"]  # fmt: skip
+
+
+def test_a_second_build_with_a_bundle_starts_nothing(bundled: Bundled, commands: Commands) -> None:
+    with_bundle()
+    before = tree()
+    bundled.machine.done.clear()
+    commands.calls.clear()
+    bundled.provided.clear()
+    assert build.build(Options(bundle=True)).up_to_date
+    # It is not asked for, and it is not in the way.
+    assert build.build(Options()).up_to_date
+    assert (bundled.machine.done, commands.calls, bundled.provided) == ([], [], [])
+    assert tree() == before
+
+
+@pytest.fixture
+def proved(bundled: Bundled) -> Path:
+    """The commands alone, with an image and evidence of them."""
+    build.build(Options())
+    folder = project.DIST / "linux-riscv64"
+    for name in ("image/root/layout/index.json", "evidence/index.html"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(name)
+    bundled.machine.done.clear()
+    return folder
+
+
+def test_a_bundle_that_is_added_leaves_the_rest_as_it_is(bundled: Bundled, proved: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    before, manifest = tree(), dist.load(proved).manifest
+    inode = (proved / "bin" / "buildkitd").stat().st_ino
+    after = with_bundle()
+    assert set(bundled.machine.done) == {"go", "prepare", "verify", *PARTS}
+    assert "buildctl and buildkitd stay as they are" in capsys.readouterr().err
+    assert (proved / "bin" / "buildkitd").stat().st_ino == inode
+    for name in ("build", "host", "go", "source"):
+        assert after.manifest[name] == manifest[name]
+    kept = [name for name in before if name.startswith(("bin/", "image/", "evidence/")) or name.endswith(".cdx.json")]  # fmt: skip
+    assert len(kept) == 6
+    assert {name: tree()[name] for name in kept} == {name: before[name] for name in kept}
+    assert after.unchanged()
+
+
+def test_other_commands_have_no_image_yet(bundled: Bundled, proved: Path) -> None:
+    other_source()
+    with_bundle()
+    assert "compile" in bundled.machine.done
+    assert not (proved / "image").exists()
+    assert not (proved / "evidence").exists()
+
+
+def test_commands_that_are_not_those_of_the_manifest_do_not_stay(bundled: Bundled, proved: Path) -> None:  # fmt: skip
+    """Not even when size and time are the same."""
+    program = proved / "bin" / "buildkitd"
+    stat = program.stat()
+    program.write_bytes(program.read_bytes()[:-1] + b"x")
+    os.utime(program, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert dist.load(proved).unchanged()
+    with_bundle()
+    assert "compile" in bundled.machine.done
+    assert program.read_bytes().endswith(b"buildkitd")
+
+
+def test_a_bundle_stays_when_the_commands_are_others(bundled: Bundled, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    before = with_bundle()
+    bundled.machine.done.clear()
+    bundled.provided.clear()
+    other_source()
+    after = with_bundle()
+    assert "the bundle stays as it is" in capsys.readouterr().err
+    assert not set(PARTS) & set(bundled.machine.done)
+    assert bundled.provided == []
+    assert after.manifest["bundle"] == before.manifest["bundle"]
+
+
+def test_another_compiler_makes_another_bundle(bundled: Bundled) -> None:
+    with_bundle()
+    bundled.machine.done.clear()
+    bundled.c = {**making.C, "compiler": "gcc 15"}
+    manifest = with_bundle().manifest
+    assert [name for name in bundled.machine.done if name in PARTS] == PARTS
+    assert "compile" not in bundled.machine.done
+    assert manifest["bundle"]["components"][0]["c"]["compiler"] == "gcc 15"
+
+
+def test_what_c_needs_is_installed_only_when_c_is_compiled(bundled: Bundled) -> None:
+    bundled.lacking = {"libseccomp.a": "libseccomp-dev"}
+    build.build(Options())
+    assert bundled.provided == []
+    with pytest.raises(MissingRequirementError, match=r"missing: libseccomp\.a"):
+        with_bundle()
+    assert leftovers() == []
+    with_bundle(yes=True)
+    assert bundled.provided == [False, True]
+
+
+def test_dry_with_a_bundle(bundled: Bundled, capsys: pytest.CaptureFixture[str]) -> None:
+    build.build(Options())
+    before = tree()
+    bundled.lacking = {"libseccomp.a": "libseccomp-dev"}
+    bundled.machine.done.clear()
+    assert build.build(Options(bundle=True, dry=True)).artifacts is None
+    assert (bundled.machine.done, bundled.provided) == ([], [])
+    assert tree() == before
+    said = capsys.readouterr().err
+    assert "would install: libseccomp-dev" in said
+    assert "buildctl and buildkitd would stay as they are" in said
+    assert "CGO_ENABLED=1 go build -trimpath -buildvcs=false -mod=readonly -tags=apparmor," in said
+    assert "CGO_ENABLED=0 go build" in said
+    assert said.count("would run, with go1.26.10 in") == 3
+
+
+def test_dry_says_what_goes(bundled: Bundled, capsys: pytest.CaptureFixture[str]) -> None:
+    with_bundle()
+    other_source()
+    build.build(Options(dry=True))
+    assert "the bundle that is there is not made anew without --bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [BuildError("seccomp.h"), KeyboardInterrupt(), OSError(28, "No space left on device")])  # fmt: skip
+def test_a_bundle_that_fails_leaves_dist_as_it_was(bundled: Bundled, proved: Path, error: BaseException) -> None:  # fmt: skip
+    before = tree()
+
+    def fail(part: bundle.Part) -> None:
+        if part.component.name == "cni-plugins":
+            raise error
+
+    bundled.compiles = fail
+    with pytest.raises((Failure, KeyboardInterrupt)):
+        with_bundle()
+    assert tree() == before
+    assert leftovers() == []
+
+
+def test_changed_modules_of_a_bundle_are_refused(bundled: Bundled, proved: Path) -> None:
+    before = tree()
+    bundled.machine.verifies = fails(SourceError("the module cache has been changed"))
+    bundled.compiles = fails(BuildError("strange syntax error"))
+    with pytest.raises(SourceError, match="the module cache has been changed"):
+        with_bundle()
+    bundled.compiles = lambda _part: None
+    with pytest.raises(SourceError, match="the module cache has been changed"):
+        with_bundle()
+    assert tree() == before
+
+
+def test_a_bundle_that_is_refused_is_not_published(bundled: Bundled, proved: Path, commands: Commands) -> None:  # fmt: skip
+    before = tree()
+    commands.answer(
+        str(project.DIST / ".linux-riscv64.staging" / "bin" / "buildkit-runc"), "--version",
+        stdout="runc version 1.4.3\nspec: 1\n",
+    )  # fmt: skip
+    with pytest.raises(CheckError, match="bin/buildkit-runc: seccomp: not linked in"):
+        with_bundle()
+    assert tree() == before
+
+
+def test_a_bundle_takes_more_space(bundled: Bundled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "free_bytes", lambda _path: 700 << 20)
+    build.build(Options())
+    with pytest.raises(StorageError, match=r"only 700 MiB free for .*, and a build needs 800"):
+        with_bundle()
+
+
+def test_a_bundle_that_is_not_pinned_is_refused_at_once(bundled: Bundled) -> None:
+    project.PINS.write_text(project.PINS.read_text().partition("\n[bundle")[0])
+    with pytest.raises(SourceError, match="does not say which runc"):
+        with_bundle()
+    assert bundled.machine.done == []
+    build.build(Options())
+
+
+def test_make_makes_no_bundle(bundled: Bundled) -> None:
+    with pytest.raises(UsageError, match="--via make cannot make the bundle"):
+        with_bundle(via=Via.MAKE)
+    assert bundled.machine.done == []
 
 
 # --via make.

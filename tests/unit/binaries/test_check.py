@@ -341,6 +341,130 @@ def test_the_schema_is_draft_7_and_closed() -> None:
         assert sorted(node.get("required", [])) == sorted(named), node
 
 
+# The bundle.
+
+
+@pytest.fixture
+def whole(bundled: Path, commands: Commands) -> Path:
+    """A finished folder with a bundle, whose programs answer."""
+    for command in dist.COMMANDS:
+        said = f"{command} {pins.MODULE} v0.32.2 {making.COMMIT}\n"
+        commands.answer(str(bundled / "bin" / command), "--version", stdout=said)
+        commands.answer(str(bundled / "bin" / command), "--help", stdout="USAGE:\n")
+    making.answers(commands, bundled)
+    return bundled
+
+
+def test_a_good_bundle(whole: Path, commands: Commands) -> None:
+    findings = check.examine(whole, TARGET, GO)
+    assert {f.status for f in findings} == {Status.OK}
+    subjects = {f.subject for f in findings}
+    assert set(map(dist.binary, dist.BUNDLE)) <= subjects
+    (seccomp,) = [f for f in findings if f.check == "seccomp"]
+    assert seccomp.detail == "libseccomp: 2.6.0"
+    plugin = str(whole / "bin" / "buildkit-cni-bridge")
+    alone, asked = [call for call in commands.calls if call.args == [plugin]]
+    assert "env" not in alone.options
+    assert asked.options["env"]["CNI_COMMAND"] == "VERSION"
+    assert [str(whole / "bin" / "rootlesskit"), "--version"] in commands.args
+
+
+def test_on_another_machine_a_bundle_is_not_run(whole: Path, on: Callable[[str], None], commands: Commands) -> None:  # fmt: skip
+    on("x86_64")
+    findings = check.examine(whole, TARGET, GO)
+    not_run = [f.subject for f in findings if f.status is Status.WARN]
+    assert sorted(not_run) == sorted(map(dist.binary, [*dist.COMMANDS, *dist.BUNDLE]))
+    assert failed(whole) == []
+    assert commands.calls == []
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "message"),
+    [
+        ("buildkit-runc", {"stdout": "runc version 1.4.2\nlibseccomp: 2.6.0\n"}, "--version: runc version 1.4.2, expected runc version 1.4.3"),
+        ("buildkit-runc", {"stdout": "runc version 1.4.3\n"}, "seccomp: not linked in, expected libseccomp"),
+        ("rootlesskit", {"code": -11}, "--version: killed by SIGSEGV: , expected rootlesskit version 3.0.1"),
+        ("rootlesskit", {"stdout": ""}, "--version: exit code 0: , expected rootlesskit version 3.0.1"),
+        ("buildkit-cni-bridge", {"stdout": '{"supportedVersions": ["1.0.0"]}', "stderr": "CNI bridge plugin version unknown\n"}, "version: CNI bridge plugin version unknown, expected CNI bridge plugin v1.9.1"),
+        ("buildkit-cni-loopback", {"stdout": '{"supportedVersions": ["0.4.0"]}', "stderr": "CNI loopback plugin v1.9.1\n"}, 'VERSION: {"supportedVersions": ["0.4.0"]}, expected CNI 1.0.0'),
+        ("buildkit-cni-loopback", {"stdout": "[]", "stderr": "CNI loopback plugin v1.9.1\n"}, "VERSION: [], expected CNI 1.0.0"),
+        ("buildkit-cni-loopback", {"stdout": "garbage", "stderr": "CNI loopback plugin v1.9.1\n"}, "VERSION: garbage, expected CNI 1.0.0"),
+    ],
+)  # fmt: skip
+def test_a_program_that_answers_otherwise(whole: Path, commands: Commands, command: str, answer: dict[str, Any], message: str) -> None:  # fmt: skip
+    commands.answer(str(whole / "bin" / command), **answer)
+    assert f"bin/{command}: {message}" in failed(whole)
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "value"),
+    [
+        ("buildkit-runc", "CGO_ENABLED", "0"), ("rootlesskit", "CGO_ENABLED", "1"),
+        ("buildkit-runc", "-tags", "netgo"), ("rootlesskit", "-tags", "evil"),
+        ("buildkit-cni-firewall", "GOARCH", "amd64"), ("rootlesskit", "-pgo", "default.pgo"),
+    ],
+)  # fmt: skip
+def test_a_program_that_was_compiled_otherwise(whole: Path, monkeypatch: pytest.MonkeyPatch, command: str, setting: str, value: str) -> None:  # fmt: skip
+    def read(path: Path, _go: object) -> dict[str, Any]:
+        changes = {setting: value} if path.name == command else {}
+        return making.build_info(path.name, TARGET, **changes)
+
+    monkeypatch.setattr(check, "read_build_info", read)
+    (told,) = failed(whole)
+    assert told.startswith(f"bin/{command}: ")
+    assert value in told
+
+
+def test_a_runc_that_is_not_static(whole: Path) -> None:
+    (whole / "bin" / "buildkit-runc").write_bytes(making.elf(needed="libseccomp.so.2"))
+    assert "bin/buildkit-runc: linked: libseccomp.so.2, expected statically" in failed(whole)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda b: b["host"].update(arch="amd64"), "compiled natively on: amd64, expected riscv64"),
+        (lambda b: b["go"].update(version="go1.26.9"), "Go: go1.26.9, expected go1.26.10"),
+        (lambda b: b["components"][0].update(version="v1.4.2"), "runc: github.com/opencontainers/runc@v1.4.2, expected github.com/opencontainers/runc@v1.4.3 as it is pinned"),
+        (lambda b: b["components"][2].update(sum="h1:other"), "rootlesskit: github.com/rootless-containers/rootlesskit/v3@v3.0.1, expected"),
+        (lambda b: b["components"][1]["flags"].append("-race"), "cni-plugins: github.com/containernetworking/plugins@v1.9.1, expected"),
+        (lambda b: b["components"].pop(), "components: ['runc', 'cni-plugins'], expected"),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_is_not_what_is_pinned(whole: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:  # fmt: skip
+    edit_manifest(whole, lambda manifest: edit(manifest["bundle"]))
+    assert any(one.startswith(f"manifest.json: bundle: {message}") for one in failed(whole))
+
+
+def test_a_program_of_which_the_manifest_says_nothing(whole: Path) -> None:
+    edit_manifest(whole, lambda m: m["bundle"]["components"][2].update(commands={}))
+    assert "bin/rootlesskit: program: the manifest does not say what rootlesskit comes from" in failed(whole)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(bundle=[]), lambda m: m.update(bundle={}),
+        lambda m: m["bundle"].update(extra=1), lambda m: m["bundle"].update(components=[]),
+        lambda m: m["bundle"]["components"][0].update(name="evil"),
+        lambda m: m["bundle"]["components"][0].pop("sum"),
+        lambda m: m["bundle"]["components"][0]["c"].pop("compiler"),
+        lambda m: m["bundle"]["components"][0]["c"]["libraries"][0].update(package="libc6"),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_the_schema_refuses(whole: Path, edit: Callable[[dict[str, Any]], object]) -> None:  # fmt: skip
+    edit_manifest(whole, edit)
+    (told,) = failed(whole)
+    assert told.startswith("manifest.json: schema: data.bundle")
+
+
+def test_a_bundle_without_its_record_is_no_artifact(whole: Path) -> None:
+    edit_manifest(whole, lambda manifest: manifest.pop("bundle"))
+    told = failed(whole)
+    assert any(one.startswith("manifest.json: files: ") for one in told)
+    assert any(one.startswith(".: nothing else: bin/buildkit-cni-bridge") for one in told)
+
+
 # The command.
 
 

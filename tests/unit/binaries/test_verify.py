@@ -9,7 +9,7 @@ import pytest
 
 from buildkit_riscv64 import dist, project
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries import build, source, toolchain, verify
+from buildkit_riscv64.binaries import build, bundle, cc, source, toolchain, verify
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.errors import (
     BuildError,
@@ -162,6 +162,123 @@ def test_nothing_is_left_of_one_that_fails(go: Compiler, on: Callable[[str], Non
         run(cross_check=True)
     assert tree(project.DIST) == before
     assert not list((tmp_path / "cache").rglob("bin"))
+
+
+# With a bundle.
+
+
+class Parts:
+    """Stands in for what compiles the bundle: makes the artifacts' own bytes again."""
+
+    def __init__(self, artifacts: Path) -> None:
+        self.artifacts = artifacts
+        self.asked: list[tuple[str, Mapping[str, str]]] = []
+        self.change: Callable[[Path], object] = lambda _output: None
+        self.differences: list[str] = []
+        self.compared: list[tuple[str, Mapping[str, str]]] = []
+
+    def compile(self, part: bundle.Part, _go: object, output: Path, _scratch: object, extra: Mapping[str, str]) -> None:  # fmt: skip
+        self.asked.append((part.component.name, extra))
+        for command in part.commands:
+            (output / command).write_bytes((self.artifacts / "bin" / command).read_bytes())
+        self.change(output)
+
+    def differ(self, part: bundle.Part, info: Mapping[str, Any], _go: object, target: Target, extra: Mapping[str, str]) -> list[str]:  # fmt: skip
+        assert target == TARGET
+        assert info["Path"] == part.module
+        self.compared.append((part.component.name, extra))
+        return self.differences
+
+
+@pytest.fixture
+def parts(bundled: Path, go: Compiler, monkeypatch: pytest.MonkeyPatch) -> Parts:
+    made = Parts(bundled)
+    there = bundle.inputs(bundle.parts(making.PINS), TARGET, making.PINS)
+    edit_manifest(bundled, lambda manifest: manifest["bundle"].update(inputs=there))
+    monkeypatch.setattr(bundle, "prepare", lambda *_args: None)
+    monkeypatch.setattr(bundle, "verify", lambda *_args: None)
+    monkeypatch.setattr(bundle, "compile_part", made.compile)
+    monkeypatch.setattr(bundle, "differences", made.differ)
+    monkeypatch.setattr(verify, "read_build_info", lambda path, _go: making.build_info(path.name, TARGET))  # fmt: skip
+    monkeypatch.setattr(cc, "is_here", lambda recorded: recorded == making.C)
+    return made
+
+
+def names(verdict: dict[str, Any]) -> list[str]:
+    return sorted(file["name"] for file in verdict["files"])
+
+
+def test_rebuild_of_a_bundle_where_the_same_c_is(parts: Parts) -> None:
+    (verdict,) = run(rebuild=True)
+    assert verdict["identical"] is True
+    assert names(verdict) == sorted(map(dist.binary, [*dist.COMMANDS, *dist.BUNDLE]))
+    assert verdict["compared_by_record"] == []
+    assert [name for name, _ in parts.asked] == ["runc", "cni-plugins", "rootlesskit"]
+    assert {tuple(extra) for _, extra in parts.asked} == {("GOCACHE",)}
+
+
+def test_rebuild_of_a_bundle_where_the_c_is_another(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(cc, "is_here", lambda _recorded: False)
+    (verdict,) = run(rebuild=True)
+    assert verdict["identical"] is True
+    assert "bin/buildkit-runc" not in names(verdict)
+    (one,) = verdict["compared_by_record"]
+    assert one["why"] == f"C is linked in, and this machine has not the same: {making.C['compiler']}, its libraries"  # fmt: skip
+    assert [name for name, _ in parts.asked] == ["cni-plugins", "rootlesskit"]
+
+
+def test_cross_check_of_a_bundle(parts: Parts, on: Callable[[str], None]) -> None:
+    on("x86_64")
+    (verdict,) = run(cross_check=True)
+    assert verdict["identical"] is True
+    pure = [name for name in dist.BUNDLE if name != "buildkit-runc"]
+    assert names(verdict) == sorted(map(dist.binary, [*dist.COMMANDS, *pure]))
+    cross = {"GOARCH": "riscv64"}
+    assert parts.asked == [("cni-plugins", cross), ("rootlesskit", cross)]
+    assert parts.compared == [("runc", cross)]
+    runc = parts.artifacts / "bin" / "buildkit-runc"
+    assert verdict["compared_by_record"] == [
+        {
+            "name": "bin/buildkit-runc", "artifact_sha256": dist.sha256(runc), "differences": [],
+            "why": "C is linked in, and that for riscv64 is compiled there alone",
+        }
+    ]  # fmt: skip
+    assert json.loads((parts.artifacts / dist.VERDICT).read_text()) == verdict
+
+
+def test_a_bundle_of_other_bytes_is_a_mismatch(parts: Parts, on: Callable[[str], None]) -> None:
+    on("x86_64")
+
+    def change(output: Path) -> None:
+        for path in output.glob("buildkit-cni-bridge"):
+            path.write_bytes(b"other")
+
+    parts.change = change
+    with pytest.raises(MismatchError, match="another bin/buildkit-cni-bridge: sha256"):
+        run(cross_check=True)
+    assert json.loads((parts.artifacts / dist.VERDICT).read_text())["identical"] is False
+
+
+def test_another_record_is_a_mismatch(parts: Parts, on: Callable[[str], None]) -> None:
+    on("x86_64")
+    parts.differences = ["tags: netgo, expected seccomp"]
+    with pytest.raises(MismatchError, match="linux-riscv64: bin/buildkit-runc: tags: netgo, expected seccomp") as caught:  # fmt: skip
+        run(cross_check=True)
+    assert caught.value.code == 8
+    assert json.loads((parts.artifacts / dist.VERDICT).read_text())["identical"] is False
+
+
+def test_a_bundle_of_another_source(parts: Parts) -> None:
+    with (project.UPSTREAM_MODULE / "runc" / "go.sum").open("a") as file:
+        file.write("x v1 h1:y\n")
+    with pytest.raises(SourceError, match="the bundle of linux-riscv64 was built from other sources"):  # fmt: skip
+        run(rebuild=True)
+    assert parts.asked == []
+
+
+def test_without_a_bundle_a_verdict_says_nothing_of_one(go: Compiler) -> None:
+    (verdict,) = run(rebuild=True)
+    assert "compared_by_record" not in verdict
 
 
 def test_both_ways_at_once(go: Compiler) -> None:
