@@ -25,6 +25,7 @@ def test_defaults() -> None:
     settings = config.read(merged())
     assert (settings.yes, settings.dry) == (False, False)
     assert (settings.source, settings.goriscv64, settings.via) == ("auto", "", "go")
+    assert settings.bundle is False
     assert (settings.engine, settings.base, settings.registry) == ("buildkit", "auto", "")
 
 
@@ -41,13 +42,14 @@ def test_what_is_set_wins() -> None:
 
 def test_the_environment_wins_over_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVOKE_BINARIES_SOURCE", "submodule")
+    monkeypatch.setenv("INVOKE_BINARIES_BUNDLE", "1")
     monkeypatch.setenv("INVOKE_IMAGE_BASE", "rootfs")
     monkeypatch.setenv("INVOKE_YES", "1")
     made = merged()
     made.load_shell_env()
     settings = config.read(made)
     assert (settings.source, settings.base) == ("submodule", "rootfs")
-    assert settings.yes is True
+    assert (settings.yes, settings.bundle) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def test_the_environment_wins_over_the_defaults(monkeypatch: pytest.MonkeyPatch)
         ({"yes": "no"}, "'yes' is 'no', and must be a bool"),
         ({"binaries": {"source": 5}}, "'source' is 5, and must be a str"),
         ({"binaries": {"goriscv64": None}}, "'goriscv64' is None, and must be a str"),
+        ({"binaries": {"bundle": "no"}}, "'bundle' is 'no', and must be a bool"),
         ({"binaries": {"via": ["go"]}}, r"'via' is \['go'\], and must be a str"),
         ({"image": {"engine": None}}, "'engine' is None, and must be a str"),
         ({"image": {"base": True}}, "'base' is True, and must be a str"),

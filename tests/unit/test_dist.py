@@ -250,6 +250,60 @@ def test_images_of_other_binaries_go_with_those(place: Path) -> None:
     assert not (place / "linux-riscv64/image").exists()
 
 
+@pytest.fixture
+def anew(finished: Path, tmp_path: Path) -> Path:
+    """The folder of a build beside a finished one, with an image and evidence of the commands."""
+    stage = Path(shutil.copytree(finished, tmp_path / "stage"))
+    write(finished, {"image/root/manifest.json": "image", "evidence/index.html": "evidence"})
+    write(finished, {f"{dist.PACKAGES}/a.deb": "package", dist.VERDICT: "{}"})
+    return stage
+
+
+def test_what_was_made_of_the_same_commands_stays(finished: Path, anew: Path) -> None:
+    (anew / "new").touch()
+    published = dist.publish(anew, TARGET)
+    assert (published.path / "new").exists()
+    assert (published.path / "image/root/manifest.json").read_text() == "image"
+    assert (published.path / "evidence/index.html").read_text() == "evidence"
+    # These are of the whole folder.
+    assert not (published.path / dist.PACKAGES).exists()
+    assert not (published.path / dist.VERDICT).exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda finished, _stage: (finished / "bin" / "buildctl").write_bytes(b"damaged"),
+        lambda _finished, stage: edit_manifest(stage, lambda m: m["build"].update(inputs=f"sha256:{'1' * 64}")),
+        lambda _finished, stage: edit_manifest(stage, lambda m: m["files"][0].update(sha256="1" * 64)),
+        lambda finished, _stage: edit_manifest(finished, lambda m: m["build"].pop("inputs")),
+    ],
+    ids=["damaged", "other inputs", "other bytes", "no inputs"],
+)  # fmt: skip
+def test_what_was_made_of_others_does_not(finished: Path, anew: Path, change: Callable[[Path, Path], object]) -> None:  # fmt: skip
+    change(finished, anew)
+    published = dist.publish(anew, TARGET)
+    assert not (published.path / "image").exists()
+    assert not (published.path / "evidence").exists()
+
+
+def test_what_stays_may_not_fit(finished: Path, anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(anew / "image"))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(StorageError):
+        dist.publish(anew, TARGET)
+    assert (finished / "image/root/manifest.json").read_text() == "image"
+
+
+def test_a_bundle_of_another_machine_is_no_artifact(bundled: Path, tmp_path: Path) -> None:
+    stage = Path(shutil.copytree(bundled, tmp_path / "stage"))
+    edit_manifest(stage, lambda m: m["bundle"]["host"].update(arch="amd64"))
+    with pytest.raises(NotNativeError, match="compiled on amd64 are not artifacts"):
+        dist.publish(stage, TARGET)
+
+
 def test_no_image_and_a_garbage_one_name_the_command_that_makes_it(place: Path) -> None:
     folder = dist.image_folder(TARGET, "root")
     with pytest.raises(CheckError, match="no artifacts in") as none:

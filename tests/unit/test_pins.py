@@ -10,8 +10,9 @@ import pytest
 from buildkit_riscv64 import pins, process, project
 from buildkit_riscv64.binaries import source
 from buildkit_riscv64.errors import SourceError, UsageError
+from buildkit_riscv64.pins import Release
 
-from .making import COMMIT
+from .making import COMMIT, TIME
 
 
 @pytest.mark.parametrize("tag", ["v0.32.2", "v0.0.0", "v1.0.0", "v10.20.30"])
@@ -38,6 +39,7 @@ def test_load(checkout: Path) -> None:
     assert loaded.time == datetime(2026, 8, 4, 12, 27, 40, tzinfo=UTC)
     assert loaded.go_version == "go1.26.10"
     assert loaded.go_sums == {}
+    assert loaded.bundle["rootlesskit"] == Release(version="v3.0.1", time=TIME)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,11 @@ def test_load(checkout: Path) -> None:
         ("2026-08-04T12:27:40Z", '"yesterday"', "is not a time with its zone"),
         ("2026-08-04T12:27:40Z", "2026-08-04T12:27:40", "is not a time with its zone"),
         ('version = "1.26.10"', 'version = "1.26.10"\nsums = []', "is not a table"),
+        ('"v1.4.3"', '"main"', "'main' is not a release tag"),
+        ('"v1.4.3"', '"v1.4.3"\ncommit = "abc"', "'abc' is not a full commit"),
+        ('"v1.4.3"', "5", "expected string"),
+        ("[bundle.runc]", "[bundle.runc]\nx = 1\n[other]", "no 'version'"),
+        ("[buildkit]", "bundle = 5\n[buildkit]", ""),
     ],
 )
 def test_pins_that_are_not_as_we_write_them(
@@ -66,6 +73,33 @@ def test_pins_that_are_not_as_we_write_them(
     project.PINS.write_text(text.replace(old, new))
     with pytest.raises(SourceError, match=f"cannot read the pins in pins.toml: .*{reason}"):
         pins.load()
+
+
+@pytest.mark.parametrize("version", ["v1.5.0", "v1.5.0-rc.1"])
+def test_what_upstream_pins_of_others(version: str) -> None:
+    text = f"# ARG RUNC_VERSION=v0.1.0\nARG RUNC_VERSION={version}\nFROM x\nARG RUNC_VERSION\n"
+    assert pins.others(text, "RUNC_VERSION") == version
+
+
+@pytest.mark.parametrize(
+    "line", ["", "ARG RUNC_VERSION", "ARG RUNC_VERSION=", "ARG RUNC_VERSION=main",
+             "ARG RUNC_VERSION=${OTHER}", "ARG XRUNC_VERSION=v1.0.0", "ARG RUNC_VERSION=v1.0.0/../x"],
+)  # fmt: skip
+def test_what_upstream_does_not_pin(line: str) -> None:
+    with pytest.raises(SourceError, match="pins no release as RUNC_VERSION"):
+        pins.others(f"FROM x\n{line}\n", "RUNC_VERSION")
+
+
+def test_a_release_is_written_where_it_was(checkout: Path) -> None:
+    text = project.PINS.read_text()
+    moved = pins.with_release(text, "runc", Release(version="v1.5.0", time=TIME, commit=COMMIT))
+    assert moved.splitlines() == [
+        *text.partition("[bundle.runc]")[0].splitlines(),
+        "[bundle.runc]", 'version = "v1.5.0"', f'commit = "{COMMIT}"', "time = 2026-08-04T12:27:40Z",
+        "", *("[bundle.cni" + text.partition("[bundle.cni")[2]).splitlines(),
+    ]  # fmt: skip
+    back = pins.with_release(moved, "runc", Release(version="v1.4.3", time=TIME))
+    assert back == text
 
 
 def test_missing_and_binary_pins(checkout: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from buildkit_riscv64 import dist
+from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import provenance
 
-from ..making import COMMIT, SUM
+from ..making import COMMIT, SUM, record_of_bundle
 
 
 @pytest.fixture
@@ -63,6 +64,25 @@ def test_a_dirty_checkout_names_its_commit(manifest: dict[str, Any]) -> None:
 
 def test_the_same_manifest_has_the_same_statement(manifest: dict[str, Any]) -> None:
     assert provenance.statement(manifest) == provenance.statement(manifest)
+
+
+def test_what_a_bundle_is_made_of(manifest: dict[str, Any]) -> None:
+    manifest["bundle"] = record_of_bundle(Target.parse("linux-riscv64"))
+    manifest["bundle"]["components"][2] |= {"revision": COMMIT}
+    definition = json.loads(provenance.statement(manifest))["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["bundle"] is True
+    _, _, runc, libc, libseccomp, plugins, rootlesskit = definition["resolvedDependencies"]
+    assert runc == {
+        "name": "runc", "uri": "pkg:golang/github.com/opencontainers/runc@v1.4.3",
+        "digest": {"dirHash": SUM},
+    }  # fmt: skip
+    assert libc == {
+        "name": "libc.a", "uri": "pkg:deb/debian/libc6-dev@2.41-12?arch=riscv64",
+        "digest": {"sha256": "1" * 64},
+    }  # fmt: skip
+    assert libseccomp == {"name": "libseccomp.a", "digest": {"sha256": "2" * 64}}
+    assert plugins["name"] == "cni-plugins"
+    assert rootlesskit["digest"] == {"dirHash": SUM, "gitCommit": COMMIT}
 
 
 def test_a_statement_about_nothing_is_refused(manifest: dict[str, Any]) -> None:

@@ -27,6 +27,28 @@ def test_a_build(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "### BuildKit v0.32.2 for linux-riscv64" in (tmp_path / "page").read_text()
 
 
+def test_a_build_with_a_bundle(bundled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = dist.load(bundled)
+    report.built(Outcome(artifacts, up_to_date=False, seconds=130), json=False)
+    said = capsys.readouterr().err
+    execution = artifacts.manifest["host"]["execution"]
+    assert f"compiled in 1 min 40 s ({execution}), the bundle in 1 min 40 s ({execution})," in said
+    assert "bin/buildkit-cni-host-local" in said
+
+
+def test_a_verdict_by_record(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"name": "bin/buildkit-runc", "why": "C is linked in", "differences": []}
+    verdict = {
+        "target": "linux-riscv64", "seconds": 109.2, "files": [], "compared_by_record": [one],
+        "compiled_on": {"arch": "riscv64", "execution": "native"},
+        "checked_on": {"arch": "amd64", "execution": "native"},
+    }  # fmt: skip
+    report.verified([verdict], json=False)
+    said = capsys.readouterr().err
+    assert "linux-riscv64: bin/buildkit-runc: not compared by its bytes: C is linked in\n" in said
+    assert "  the same by its record: " in said
+
+
 def test_a_development_build_says_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_manifest(finished, lambda manifest: manifest["source"].update(pinned=False))
     report.built(Outcome(dist.load(finished), up_to_date=False, seconds=1), json=False)

@@ -4,10 +4,12 @@ import base64
 import json
 from typing import Any
 
+import pytest
+
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import sbom
 
-from ..making import SUM, TIME, build_info
+from ..making import SUM, TIME, C, build_info
 
 TARGET = Target.parse("linux-riscv64")
 SHA256 = "ab" * 32
@@ -59,6 +61,35 @@ def test_a_module_without_hash_or_version() -> None:
 
 def test_a_program_without_modules() -> None:
     assert [component["name"] for component in made(Deps=None)["components"]] == ["std"]
+
+
+@pytest.mark.parametrize(
+    ("command", "purl"),
+    [
+        ("buildkit-runc", "pkg:golang/github.com/opencontainers/runc@v9.9.9"),
+        ("buildkit-cni-host-local", "pkg:golang/github.com/containernetworking/plugins@v9.9.9#plugins/ipam/host-local"),
+        ("rootlesskit", "pkg:golang/github.com/rootless-containers/rootlesskit/v3@v9.9.9#cmd/rootlesskit"),
+    ],
+)  # fmt: skip
+def test_a_program_of_the_bundle_is_called_by_its_own_module(command: str, purl: str) -> None:
+    info = build_info(command, TARGET)
+    bom = json.loads(sbom.bill_of_materials(command, SHA256, "v9.9.9", info, TIME))
+    program = bom["metadata"]["component"]
+    assert (program["name"], program["purl"]) == (command, purl)
+
+
+def test_the_c_that_is_linked_in_is_named() -> None:
+    info = build_info("buildkit-runc", TARGET)
+    text = sbom.bill_of_materials("buildkit-runc", SHA256, "v1.4.3", info, TIME, C["libraries"])
+    bom = json.loads(text)
+    components = {component["name"]: component for component in bom["components"]}
+    assert components["libc.a"]["version"] == "2.41-12"
+    assert components["libc.a"]["purl"] == "pkg:deb/debian/libc6-dev@2.41-12?arch=riscv64"
+    assert components["libc.a"]["hashes"] == [{"alg": "SHA-256", "content": "1" * 64}]
+    # Of no package: it is what it is.
+    assert "purl" not in components["libseccomp.a"]
+    (edges,) = [d for d in bom["dependencies"] if d["ref"] == bom["metadata"]["component"]["bom-ref"]]  # fmt: skip
+    assert {"libc.a", "libseccomp.a"} <= set(edges["dependsOn"])
 
 
 def test_the_same_program_has_the_same_bom() -> None:
