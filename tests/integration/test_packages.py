@@ -248,9 +248,8 @@ def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
 
     # It is used, and somebody changes its configuration.
     build_something(root, manifest["binaries"]["buildctl"])
-    assert root.exists("/var/lib/buildkit/runc-overlayfs") or root.exists(
-        "/var/lib/buildkit/runc-native"
-    )
+    state = "/var/lib/buildkit/cache.db"
+    assert root.exists(state)
     edited = root.read("/etc/buildkit/buildkitd.toml") + '\n[log]\n  level = "debug"\n'
     root.write("/etc/buildkit/buildkitd.toml", edited)
 
@@ -261,13 +260,13 @@ def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
         apt(root, "upgrade")
     assert root.run("dpkg-query", "--show", "--showformat=${Version}", "buildkit").endswith("-2")
     assert root.read("/etc/buildkit/buildkitd.toml") == edited
-    assert root.exists("/var/lib/buildkit/buildkitd.lock")
+    assert root.exists(state)
 
     # It goes, and its state stays; then that goes, too.
     apt(root, "remove", "buildkit")
     assert not root.exists("/usr/bin/buildkitd")
     assert root.exists("/etc/buildkit/buildkitd.toml")
-    assert root.exists("/var/lib/buildkit/buildkitd.lock")
+    assert root.exists(state)
     apt(root, "purge", "buildkit", "buildkit-rootless")
     for gone in ("/etc/buildkit", "/var/lib/buildkit", "/etc/apparmor.d/buildkit-default",
                  "/etc/systemd/system/sockets.target.wants/buildkit.socket",
@@ -285,7 +284,7 @@ def build_something(root: Root, sha256: str) -> None:
         "/context/Dockerfile",
         'FROM scratch\nCOPY buildctl /buildctl\nRUN ["/buildctl", "--version"]\n',
     )
-    shutil.copyfile(root.path / "usr/bin/buildctl", root.path / "context/buildctl")
+    shutil.copy(root.path / "usr/bin/buildctl", root.path / "context/buildctl")
     said = root.shell(
         f"""
         systemd-tmpfiles --create buildkit.conf
@@ -386,3 +385,153 @@ def test_apt_refuses_another_s_key(made: Made, shared_root: Root) -> None:
         done = shared_root.attempt("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
     assert done.code == 100
     assert re.search("(?i)no_pubkey|missing key|not signed|verif", done.output), done.output
+
+
+# dnf.
+
+#: What Fedora's packages would bring, and this root has from Debian's.
+STAND_IN = """Name: stand-in
+Version: 1
+Release: 1
+Summary: What else there is
+License: none
+BuildArch: noarch
+Provides: /bin/sh, runc, rootlesskit, shadow-utils, slirp4netns, systemd
+AutoReqProv: no
+%description
+%files
+"""
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the package that stands in for all that ours depend on."""
+    folder = tmp_path_factory.mktemp("stand-in")
+    (folder / "stand-in.spec").write_text(STAND_IN)
+    for command in (
+        ["rpmbuild", "-bb", "--define", f"_topdir {folder}", folder / "stand-in.spec"],
+        ["createrepo_c", folder / "RPMS"],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    return folder / "RPMS"
+
+
+@dataclass(frozen=True)
+class Dnf:
+    """dnf, that installs into a root directory.
+
+    Args:
+        root: the root directory.
+        folder: for its settings and its cache.
+        stand_in: the repository of what packages depend on.
+    """
+
+    root: Root
+    folder: Path
+    stand_in: Path
+
+    def attempt(self, repository: Path, url: str, *args: str, key: str = "") -> subprocess.CompletedProcess[str]:  # fmt: skip
+        """Do what index.html says, with the key that is there, or another."""
+        text = (repository / "rpm" / "buildkit.repo").read_text()
+        text = text.replace("https://packages.example.org", url)
+        if key:
+            (self.folder / "other.asc").write_text(key)
+            text = re.sub("gpgkey=.*", f"gpgkey=file://{self.folder}/other.asc", text)
+        text += f"[stand-in]\nname=stand-in\nbaseurl=file://{self.stand_in}\ngpgcheck=0\n"
+        (self.folder / "repos").mkdir(exist_ok=True)
+        (self.folder / "repos" / "buildkit.repo").write_text(text)
+        return subprocess.run(
+            ["dnf", "--assumeyes", f"--installroot={self.root.path}", "--releasever=1",
+             f"--setopt=reposdir={self.folder}/repos", f"--setopt=cachedir={self.folder}/cache",
+             "--setopt=install_weak_deps=False", "--setopt=metadata_expire=0", *args],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def rpm(self, *args: str) -> str:
+        """What rpm says of the root."""
+        return process.read(["rpm", f"--root={self.root.path}", *args])
+
+
+@pytest.fixture
+def dnf(root: Root, tmp_path: Path, stand_in: Path) -> Dnf:
+    return Dnf(root, tmp_path, stand_in)
+
+
+def test_life_by_dnf(made: Made, dnf: Dnf) -> None:
+    root = dnf.root
+    with served(made.first) as url:
+        done = dnf.attempt(made.first, url, "install", "buildkit", "buildkit-rootless")
+        assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads((made.packages / "manifest.json").read_text())
+    assert manifest["version"] in root.run("buildkitd", "--version")
+    assert dnf.rpm("--verify", "--nodeps", "--nouser", "--nogroup", "buildkit") == ""
+    assert "buildkit:x:" in root.read("/etc/group")
+    assert dnf.rpm("--query", "--configfiles", "buildkit").split() == [
+        "/etc/buildkit/buildkitd.toml"
+    ]
+    edited = root.read("/etc/buildkit/buildkitd.toml") + "# ours\n"
+    root.write("/etc/buildkit/buildkitd.toml", edited)
+    root.write("/var/lib/buildkit/buildkitd.lock", "")
+
+    with served(made.second) as url:
+        done = dnf.attempt(made.second, url, "upgrade")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert dnf.rpm("--query", "--queryformat=%{RELEASE}", "buildkit") == "2"
+        assert root.read("/etc/buildkit/buildkitd.toml") == edited
+        done = dnf.attempt(made.second, url, "remove", "buildkit")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert not root.exists("/usr/bin/buildkitd")
+    assert not root.exists("/usr/bin/buildkit-rootless-check"), "it needs the other"
+    assert root.read("/etc/buildkit/buildkitd.toml.rpmsave") == edited
+    assert root.exists("/var/lib/buildkit/buildkitd.lock")
+
+
+def _rpm(repository: Path) -> Path:
+    (rpm,) = repository.glob("rpm/*/Packages/buildkit-[0-9]*.rpm")
+    return rpm
+
+
+def tamper_rpm(repository: Path) -> None:
+    rpm = _rpm(repository)
+    content = bytearray(rpm.read_bytes())
+    content[len(content) // 2] ^= 1
+    rpm.write_bytes(content)
+
+
+def tamper_repomd(repository: Path) -> None:
+    (repomd,) = repository.glob("rpm/*/repodata/repomd.xml")
+    change(repomd, b"<revision>", b"<revision>1")
+
+
+def reindexed(repository: Path) -> None:
+    """Another program, and all indexes anew; by somebody who does not have the key."""
+    tamper_rpm(repository)
+    subprocess.run(["createrepo_c", "--quiet", _rpm(repository).parents[1]], check=True)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        (tamper_rpm, "(?i)checksum|digest"),
+        (tamper_repomd, "(?i)gpg|signature"),
+        (reindexed, "(?i)gpg|signature|404"),
+    ],
+)
+def test_dnf_refuses_a_tampered_repository(
+    made: Made, dnf: Dnf, tmp_path: Path, tamper: Callable[[Path], None], reason: str
+) -> None:
+    repository = Path(shutil.copytree(made.first, tmp_path / "repository"))
+    tamper(repository)
+    with served(repository) as url:
+        done = dnf.attempt(repository, url, "install", "buildkit")
+    assert done.returncode == 1
+    assert re.search(reason, done.stdout + done.stderr), done.stdout + done.stderr
+    assert not dnf.root.exists("/usr/bin/buildkitd")
+
+
+def test_dnf_refuses_another_s_key(made: Made, dnf: Dnf) -> None:
+    with served(made.first) as url:
+        done = dnf.attempt(made.first, url, "install", "buildkit", key=made.public)
+    assert done.returncode == 1
+    assert re.search("(?i)gpg|signature|key", done.stdout + done.stderr), done.stderr
+    assert not dnf.root.exists("/usr/bin/buildkitd")
