@@ -133,7 +133,7 @@ def _fetch(
             if "requires go >=" in answer.stderr or "toolchain not available" in answer.stderr:
                 raise MissingRequirementError(
                     f"{path} {tag} needs a newer Go than the pinned {go.version}: {answer.last_line}",
-                    "move [go] in pins.toml first",
+                    "move Go first: invoke source.update-go VERSION",
                 )
             raise toolchain.fetch_error(f"cannot fetch {path} {tag}", answer.stderr)
     listing = process.read(
