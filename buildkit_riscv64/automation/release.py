@@ -42,6 +42,7 @@ class Options:
     Args:
         target: what is released.
         revision: which release of this version it is, from 1.
+        tag: nothing but the release of this tag; empty for any.
         repository: on GitHub, as OWNER/NAME; empty for what the environment says.
         key: the private key, or its file; empty for what the environment says.
         dry: gather and look at everything, and publish nothing.
@@ -50,22 +51,27 @@ class Options:
 
     target: Target
     revision: int = 1
+    tag: str = ""
     repository: str = ""
     key: str = ""
     dry: bool = False
     yes: bool = False
 
     @classmethod
-    def parse(cls, *, target: str, revision: str, **others: Any) -> Options:
+    def parse(cls, *, target: str, revision: str, tag: str = "", **others: Any) -> Options:
         """Options as the command line has them.
 
         Raises:
-            UsageError: there is no such target or revision.
+            UsageError: there is no such target, revision or tag.
         """
+        if tag:
+            version, dash, number = tag.partition("-")
+            release_tag(version)
+            revision = number if dash else "1"
         if not revision.isdecimal() or int(revision) < 1:
             raise UsageError(f"--revision {revision!r} is no number from 1", "as in --revision 2")
         wanted = Target.parse(target) if target else Target(Architecture.RISCV64)
-        return cls(target=wanted, revision=int(revision), **others)
+        return cls(target=wanted, revision=int(revision), tag=tag, **others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +282,7 @@ def release(options: Options) -> Outcome:
     started = time.monotonic()
     links = chain.links(options.target)
     _refuse(refusals(options.target, links), options)
+    _refuse_another_tag(options, links)
     for link in links:
         for remark in link.remarks:
             warn(f"{link.name}: {remark}")
@@ -311,6 +318,21 @@ def _refuse(reasons: Sequence[str], options: Options) -> None:
         f"{options.target.name} may not be released: {reasons[0]}{more}",
         f"invoke status --target {options.target.name}",
     )
+
+
+def _refuse_another_tag(options: Options, links: Sequence[chain.Link]) -> None:
+    """A tag that somebody has pushed says what is to be released: this, or nothing."""
+    (version,) = (
+        link.artifacts.manifest["version"]
+        for link in links
+        if link.artifacts and link.name == "binaries"
+    )
+    ours = tag_of(version, options.revision)
+    if options.tag and options.tag != ours:
+        raise CheckError(
+            f"{options.tag} is the tag, and what is in dist/ would be {ours}",
+            f"remove the tag, and tag as {ours} a commit that pins {version}",
+        )
 
 
 def _signed(options: Options, links: Sequence[chain.Link], stage: Path) -> dict[str, Any]:

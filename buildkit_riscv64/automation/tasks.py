@@ -32,6 +32,8 @@ def status(context: Any, target: str = "", json: bool = False) -> None:
     help={
         "target": f"{_TARGET} Default: linux-riscv64, which alone is released.",
         "revision": "Which release of this version of BuildKit it is, from 1. Default: 1.",
+        "tag": "Release nothing but what this tag stands for, as in v0.32.2, or v0.32.2-2 for"
+        " --revision 2.",
         "repository": "On GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
         "key": "The armored private key to sign with, or its file. Default: BUILDKIT_SIGNING_KEY.",
         "yes": "Install missing packages without asking. Implied where CI is set.",
@@ -42,6 +44,7 @@ def release(
     context: Any,
     target: str = "",
     revision: str = "1",
+    tag: str = "",
     repository: str = "",
     key: str = "",
     yes: bool = False,
@@ -67,7 +70,7 @@ def release(
 
     settings = config.read(context.config)
     options = Options.parse(
-        target=target, revision=revision, repository=repository, key=key,
+        target=target, revision=revision, tag=tag, repository=repository, key=key,
         dry=settings.dry, yes=yes or settings.yes,
     )  # fmt: skip
     report.released(run(options), json=json)

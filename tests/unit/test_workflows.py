@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import runpy
@@ -76,7 +77,8 @@ def objections(line: str, sessions: set[str]) -> Iterator[str]:
 
 
 def _tasks(args: list[str], sessions: set[str]) -> Iterator[str]:
-    collection = namespace()
+    # Invoke takes a task's help away from it when it first asks for its options.
+    collection = copy.deepcopy(namespace())
     parser = Parser(contexts=collection.to_contexts(), initial=Program().initial_context)
     try:
         _, *called = parser.parse_argv(args)

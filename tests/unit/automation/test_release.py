@@ -12,8 +12,8 @@ import pytest
 
 from buildkit_riscv64 import dist, doctor, project
 from buildkit_riscv64.arch import Target
+from buildkit_riscv64.automation import chain, report, signing
 from buildkit_riscv64.automation import release as releases
-from buildkit_riscv64.automation import report, signing
 from buildkit_riscv64.automation.release import Options
 from buildkit_riscv64.errors import CheckError, MismatchError, NetworkError, UsageError
 
@@ -239,6 +239,28 @@ def test_a_file_that_nobody_looked_at_again(releasable: Path, gh: Commands) -> N
     with pytest.raises(CheckError, match="is not what SHA256SUMS beside it says"):
         run()
     assert not [one for one in gh.args if one[0] == "gh"]
+
+
+@pytest.mark.parametrize(("tag", "revision"), [("v0.32.2", 1), ("v0.32.2-2", 2)])
+def test_a_tag_says_what_is_released(releasable: Path, tag: str, revision: int) -> None:
+    options = Options.parse(target="", revision="1", tag=tag)
+    assert options.revision == revision
+    links = chain.links(options.target)
+    releases._refuse_another_tag(options, links)
+    releases._refuse_another_tag(Options.parse(target="", revision="7"), links)
+
+
+@pytest.mark.parametrize("tag", ["v0.33.0", "v0.33.0-2", "v0.32.2-1", "v0.32.2-02"])
+def test_a_tag_for_something_else_releases_nothing(releasable: Path, tag: str) -> None:
+    options = Options.parse(target="", revision="1", tag=tag, dry=True)
+    with pytest.raises(CheckError, match=f"{tag} is the tag, and what is in dist/ would be"):
+        releases.release(options)
+
+
+@pytest.mark.parametrize("tag", ["0.32.2", "v0.32", "v0.32.2-rc1", "v0.32.2-", "v0.32.2-0", "latest"])  # fmt: skip
+def test_what_is_no_tag_of_ours(tag: str) -> None:
+    with pytest.raises(UsageError):
+        Options.parse(target="", revision="1", tag=tag)
 
 
 @pytest.mark.parametrize("revision", ["0", "-1", "one", ""])
