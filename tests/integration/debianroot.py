@@ -29,8 +29,8 @@ from buildkit_riscv64.arch import Architecture
 #: What the packages depend on, so that nothing but them comes from their repository; and
 #: what reads their man pages, completions and profiles.
 PACKAGES = (
-    "apparmor", "bash-completion", "fish", "man-db", "rootlesskit", "runc", "slirp4netns",
-    "systemd", "uidmap", "zsh",
+    "apparmor", "bash-completion", "fish", "man-db", "passwd", "rootlesskit", "runc",
+    "slirp4netns", "systemd", "uidmap", "zsh",
 )  # fmt: skip
 
 # Arguments: the root, and a command. It has to be pivot_root: runc does the same, and

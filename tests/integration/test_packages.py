@@ -387,6 +387,122 @@ def test_apt_refuses_another_s_key(made: Made, shared_root: Root) -> None:
     assert re.search("(?i)no_pubkey|missing key|not signed|verif", done.output), done.output
 
 
+# What else is in there.
+
+
+@pytest.fixture(scope="module")
+def installed(made: Made) -> Iterator[Root]:
+    """A Debian with the packages, for tests that leave it as it is."""
+    with debian_root() as root:
+        with served(made.first) as url:
+            use(root, made.first, url)
+            apt(root, "update")
+            apt(root, "install", "buildkit", "buildkit-rootless")
+        yield root
+
+
+COMPLETED = {
+    "buildctl pru": {"prune", "prune-histories"},
+    "buildctl --tlsc": {"--tlscacert", "--tlscert"},
+    "buildctl build --pro": {"--progress", "--proxy-network"},
+    "buildctl build --progress p": {"plain"},
+    "buildctl debug wo": {"workers"},
+    "buildctl --debug debug logs --tr": {"--trace"},
+}
+
+
+@pytest.mark.parametrize(("typed", "expected"), COMPLETED.items())
+def test_bash_completes(installed: Root, typed: str, expected: set[str]) -> None:
+    said = installed.shell(
+        f"""
+        source /usr/share/bash-completion/completions/buildctl
+        COMP_WORDS=({typed}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _buildctl
+        printf '%s\n' "${{COMPREPLY[@]}}"
+        """
+    )
+    assert set(said.split()) == expected
+
+
+@pytest.mark.parametrize(("typed", "expected"), COMPLETED.items())
+def test_fish_completes(installed: Root, typed: str, expected: set[str]) -> None:
+    said = installed.run("fish", "--command", f"complete --do-complete '{typed}'")
+    # Options that another place of the command line has, it knows for all of them.
+    assert expected <= {line.partition("\t")[0] for line in said.splitlines()}
+
+
+def test_zsh_completes(installed: Root) -> None:
+    said = installed.run(
+        "zsh", "-fc",
+        r"""
+        zmodload zsh/zpty
+        zpty shell zsh -f -i
+        zpty -w shell "TERM=dumb; autoload -Uz compinit; compinit -u"
+        sleep 2
+        zpty -w -n shell $'buildctl debug mon\t'
+        sleep 3
+        while zpty -r -t shell line; do print -r -- "$line"; done
+        """,
+    )  # fmt: skip
+    assert "buildctl debug monitor" in said
+
+
+def test_profiles_of_apparmor_are_good(installed: Root) -> None:
+    installed.run(
+        "apparmor_parser", "--skip-kernel-load", "--skip-cache", "/etc/apparmor.d/buildkit-default"
+    )
+    # Only with the bundle is our rootlesskit in the package; its profile has to be good anyway.
+    installed.write("/tmp-profile", (PACKAGING / "apparmor" / "buildkit-rootlesskit").read_text())
+    installed.run("apparmor_parser", "--skip-kernel-load", "--skip-cache", "/tmp-profile")
+
+
+def test_pages_are_shown_without_a_warning(installed: Root) -> None:
+    for page in ("buildctl", "buildkitd", "buildkitd.toml", "buildkit-rootless-check"):
+        said = installed.shell(f"man --warnings {page} 2>&1 >/dev/null")
+        assert [line for line in said.splitlines() if "break line" not in line] == []
+
+
+def test_the_page_has_every_key_of_the_configuration(upstream_project: Project) -> None:
+    where = process.read(
+        ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/moby/buildkit"],
+        cwd=upstream_project.root / "upstream",
+        env={**os.environ, "GOFLAGS": "-mod=mod"},
+    ).strip()
+    text = (Path(where) / "docs" / "buildkitd.toml.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    keys = set(re.findall(r"^ *([A-Za-z-]+) ?=", example, re.MULTILINE))
+    page = (PACKAGING / "man" / "buildkitd.toml.5").read_text().replace("\\-", "-")
+    page = re.sub(r"\\f[BIR]", " ", page)
+    assert len(keys) > 40
+    assert {key for key in keys if not re.search(rf"\b{key}\b", page)} == set()
+
+
+def test_the_service_is_less_exposed_than_upstream_s(installed: Root) -> None:
+    said = installed.run("systemd-analyze", "security", "--offline=true", "buildkit.service")
+    (score,) = re.findall(r"exposure level for buildkit.service: ([\d.]+)", said)
+    assert float(score) <= 8.0
+
+
+def test_what_keeps_a_user_from_it(installed: Root) -> None:
+    check = "runuser -u somebody -- env XDG_RUNTIME_DIR=/tmp buildkit-rootless-check"
+    installed.run("useradd", "--create-home", "somebody")
+    try:
+        assert "ok    newuidmap is installed" in installed.run(*check.split())
+        assert installed.run(*check.split(), "--quiet") == ""
+        subuid = installed.read("/etc/subuid")
+        installed.write("/etc/subuid", "")
+        done = installed.attempt(*check.split(), "--quiet")
+        installed.write("/etc/subuid", subuid)
+        assert done.code == 1
+        assert "error: /etc/subuid has no 65536 ids for somebody" in done.output
+        assert "fix: as root: usermod --add-subuids" in done.output
+        assert installed.attempt(*check.split(), "--what").code == 2
+        assert installed.attempt("buildkit-rootless-check", "--help").code == 0
+        assert "error: you are root" in installed.attempt("buildkit-rootless-check").output
+    finally:
+        installed.run("userdel", "--remove", "somebody")
+
+
 # dnf.
 
 #: What Fedora's packages would bring, and this root has from Debian's.
@@ -408,10 +524,11 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the package that stands in for all that ours depend on."""
     folder = tmp_path_factory.mktemp("stand-in")
     (folder / "stand-in.spec").write_text(STAND_IN)
-    for command in (
+    commands: list[list[str | Path]] = [
         ["rpmbuild", "-bb", "--define", f"_topdir {folder}", folder / "stand-in.spec"],
         ["createrepo_c", folder / "RPMS"],
-    ):
+    ]
+    for command in commands:
         subprocess.run(command, check=True, capture_output=True)
     return folder / "RPMS"
 
