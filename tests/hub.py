@@ -131,6 +131,8 @@ class Hub:
         self.tokens: set[str] = set()
         #: The files of releases, by name.
         self.uploaded: dict[str, bytes] = {}
+        #: How often runs are asked for until they are listed.
+        self.late = 0
         #: Called before each request is served.
         self.before: Callable[[str], None] = lambda _request: None
         self._numbers = itertools.count(1)
@@ -290,7 +292,7 @@ class Hub:
             "GET /pulls": ("list", lambda r, b, q: [p for p in r.pulls if p["head"]["label"] == q.get("head", p["head"]["label"]) and (q.get("state") == "all" or p["state"] == "open")]),
             "POST /pulls": ("one", self._create_pull),
             "PATCH /pulls/(.+)": ("one", lambda r, b, q, n: self._patch(r.pulls, n, b)),
-            "GET /actions/workflows/weekly-build.yml/runs": ("one", lambda r, b, q: {"total_count": r.runs.count(q["branch"]), "workflow_runs": []}),
+            "GET /actions/workflows/weekly-build.yml/runs": ("one", self._list_runs),
             "GET /actions/runs/(.+)/jobs": ("one", lambda r, b, q, n: {"total_count": len(r.jobs), "jobs": r.jobs}),
             "POST /actions/workflows/weekly-build.yml/dispatches": ("one", self._dispatch),
         }  # fmt: skip
@@ -405,6 +407,12 @@ class Hub:
     def _comment(self, there: Repository, body: Any, _query: Any, number: str) -> Answer:
         there.comments.setdefault(int(number), []).append(body["body"])
         return (201, {}, {"id": next(self._numbers), **body})
+
+    def _list_runs(self, there: Repository, _body: Any, query: dict[str, str]) -> Any:
+        if there.runs and self.late:
+            self.late -= 1
+            return {"total_count": 0, "workflow_runs": []}
+        return {"total_count": there.runs.count(query["branch"]), "workflow_runs": []}
 
     def _dispatch(self, there: Repository, body: Any, _query: Any) -> Answer:
         assert f"heads/{body['ref']}" in there.refs

@@ -26,7 +26,7 @@ import requests_cache
 import tenacity
 
 from .. import project
-from ..console import say
+from ..console import say, warn
 from ..errors import BusyError, NetworkError, UsageError
 
 #: Where the API is; GitHub Actions sets it, for an Enterprise server too.
@@ -45,6 +45,8 @@ LONGEST_WAIT = 300
 TIMEOUT = (10, 60)
 #: Pages of one list, of a hundred entries each: more is no answer to us.
 MOST_PAGES = 20
+#: How often, every two seconds, a run is looked for that was started: GitHub lists it later.
+LISTED = 15
 #: Seconds after which a lock belongs to a run that was killed.
 LEASE = 3600
 
@@ -494,9 +496,15 @@ class Repository:
         self._client.send("POST", f"{self._path}/issues/{number}/comments", {"body": text})
 
     def start(self, workflow: str, branch: str) -> None:
-        """Start a workflow for a branch."""
+        """Start a workflow for a branch, and see that it is listed: else somebody starts it again."""
         path = f"{self._path}/actions/workflows/{workflow}/dispatches"
+        before = self.runs(workflow, branch)
         self._client.send("POST", path, {"ref": branch})
+        for _ in range(LISTED):
+            if self.runs(workflow, branch) > before:
+                return
+            time.sleep(2)
+        warn(f"{workflow} was started for {branch}, and GitHub does not list it yet")
 
     @contextlib.contextmanager
     def locked(self, branch: str, base: str) -> Iterator[None]:

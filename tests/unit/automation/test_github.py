@@ -324,6 +324,20 @@ def test_what_github_finds_wrong_is_told(hub: Hub, ours: Repository) -> None:
         ours.open_issue(title="", body="b", label="l")
 
 
+def test_a_run_that_is_listed_late(hub: Hub, ours: Repository, slept: list[float]) -> None:
+    hub.late = 3
+    ours.start("weekly-build.yml", "main")
+    assert hub.ours.runs == ["main"]
+    assert slept == [2, 2, 2]
+
+
+def test_a_run_that_is_never_listed(hub: Hub, ours: Repository, slept: list[float], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    hub.late = 1000
+    ours.start("weekly-build.yml", "main")
+    assert "does not list it yet" in capsys.readouterr().err
+    assert len(slept) == github.LISTED
+
+
 LOCK = "track-releases/lock"
 
 
