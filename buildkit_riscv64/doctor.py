@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,17 @@ def _architecture() -> Seen:
     return _ok(how)
 
 
+@check("clock", "Certificates and signatures are refused before their time.", *Phase)
+def _clock() -> Seen:
+    now, made = datetime.now(UTC), pins.load().time
+    if now < made:
+        return Seen(
+            Status.FAIL, f"it says {now:%Y-%m-%d %H:%M} UTC, and what is pinned was made later",
+            "timedatectl set-ntp true; a board without a battery starts in the past",
+        )  # fmt: skip
+    return _ok(f"{now:%Y-%m-%d %H:%M} UTC")
+
+
 @check("python", "The tasks are written for it.", *Phase)
 def _python() -> Seen:
     return _ok(f"{platform.python_version()} in {sys.prefix}")
@@ -315,6 +327,23 @@ def _docker() -> Seen:
     return _ok(f"engine {answer.stdout.strip()}")
 
 
+@check("docker-init", "docker puts it into containers as their first process; buildx asks for that.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
+def _docker_init() -> Seen:
+    from .binaries.elf import read_elf
+
+    # Debian has it beside the others, and docker's own packages in libexec.
+    found = process.which("docker-init") or Path("/usr/libexec/docker/docker-init")
+    if not found.exists():
+        return _ok("none here")
+    interpreter = read_elf(found.resolve()).interpreter
+    if not interpreter:
+        return _ok(f"{found}, static")
+    return Seen(
+        Status.WARN, f"{found} needs {interpreter}, which images of another C library lack",
+        "apt-get install tini, and in /etc/docker/daemon.json: \"init-path\": \"/usr/bin/tini-static\"",
+    )  # fmt: skip
+
+
 @check("runc", "BuildKit runs containers with it; without it there is no OCI worker.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
 def _runc() -> Seen:
     return tool("runc", Status.WARN, ("--version",))
@@ -359,6 +388,28 @@ def _cgroups() -> Seen:
     return Seen(
         Status.WARN, "version 1, or not mounted", "boot with systemd.unified_cgroup_hierarchy=1"
     )
+
+
+@check("delegation", "Rootless builds have limits only where systemd gives the user control groups.", Phase.VALIDATION)  # fmt: skip
+def _delegation() -> Seen:
+    user = os.geteuid()
+    if user == 0:
+        return _ok("root needs none")
+    own = Path(
+        f"/sys/fs/cgroup/user.slice/user-{user}.slice/user@{user}.service/cgroup.controllers"
+    )
+    try:
+        given = own.read_text().split()
+    except OSError:
+        return Seen(
+            Status.WARN, "no control groups of yours", "log in by systemd, with control groups of version 2"
+        )  # fmt: skip
+    if missing := {"cpu", "memory", "pids"} - set(given):
+        return Seen(
+            Status.WARN, f"not delegated: {' '.join(sorted(missing))}",
+            "put [Service] Delegate=cpu cpuset io memory pids into /etc/systemd/system/user@.service.d/delegate.conf",
+        )  # fmt: skip
+    return _ok(" ".join(given))
 
 
 @check("user namespaces", "Rootless BuildKit lives in one; so does what builds the image, without root.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip

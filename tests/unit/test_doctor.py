@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from buildkit_riscv64.errors import (
     UsageError,
 )
 
-from .making import Commands
+from .making import Commands, elf
 
 GIB = 1 << 30
 
@@ -209,6 +210,56 @@ def test_user_namespaces_of_others_need_newuidmap(installed: set[str], monkeypat
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     seen = doctor._user_namespaces()
     assert (seen.status, seen.package) == (Status.WARN, "uidmap")
+
+
+DELEGATED = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers"
+
+
+@pytest.mark.parametrize(
+    ("user", "files", "status", "detail"),
+    [
+        (0, {}, "OK", "root needs none"),
+        (1000, {}, "WARN", "no control groups of yours"),
+        (1000, {DELEGATED: "memory pids\n"}, "WARN", "not delegated: cpu"),
+        (1000, {DELEGATED: "\n"}, "WARN", "not delegated: cpu memory pids"),
+        (1000, {DELEGATED: "cpu memory pids\n"}, "OK", "cpu memory pids"),
+    ],
+)
+def test_delegation(monkeypatch: pytest.MonkeyPatch, user: int, files: dict[str, str], status: str, detail: str) -> None:  # fmt: skip
+    fake_file(monkeypatch, files)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    seen = doctor._delegation()
+    assert (seen.status, seen.detail) == (status, detail)
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "status"), [("", "OK"), ("/lib/ld-linux-riscv64-lp64d.so.1", "WARN")]
+)
+def test_docker_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interpreter: str, status: str) -> None:  # fmt: skip
+    (tmp_path / "tini-static").write_bytes(elf(interpreter=interpreter))
+    (tmp_path / "docker-init").symlink_to("tini-static")
+    monkeypatch.setattr(process, "which", lambda name: tmp_path / name)
+    seen = doctor._docker_init()
+    assert (seen.status, interpreter in seen.detail) == (status, True)
+
+
+def test_no_docker_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "which", lambda _name: None)
+    fake_file(monkeypatch, {})
+    assert doctor._docker_init() == Seen(Status.OK, "none here")
+
+
+@pytest.mark.parametrize(("year", "status"), [(1970, "FAIL"), (2026, "FAIL"), (2027, "OK")])
+def test_clock(checkout: Path, monkeypatch: pytest.MonkeyPatch, year: int, status: str) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls(year, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(doctor, "datetime", Clock)
+    seen = doctor._clock()
+    assert seen.status == status
+    assert f"{year}-01-01" in seen.detail
 
 
 @pytest.mark.parametrize(
