@@ -47,6 +47,22 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(tags=["check"])
+def docs(session: nox.Session) -> None:
+    """The site, in site/: warnings are errors. `-- --links` asks for every link on the internet too."""
+    # PyYAML, which it needs, publishes nothing for riscv64, and pages are the same everywhere.
+    if platform.machine() == "riscv64":
+        session.log("the site is made elsewhere")
+        return
+    install(session)
+    sphinx = ["sphinx-build", "--quiet", "--fail-on-warning", "--keep-going", "--fresh-env"]
+    session.run(*sphinx, "--builder", "html", "docs", "site")
+    if "--links" in session.posargs:
+        session.run(*sphinx, "--builder", "linkcheck", "docs", "site/.links")
+    session.run("kubernetes-validate", "--strict", *map(str, Path("docs/farm").glob("*.yaml")))
+    session.log("to read it: site/index.html")
+
+
+@nox.session(tags=["check"])
 def types(session: nox.Session) -> None:
     """Types, strictly."""
     install(session)
