@@ -18,7 +18,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = False
 
-PYTHON_FILES = ["tasks.py", "noxfile.py", "buildkit_riscv64", "benchmarks", "tests"]
+PYTHON_FILES = ["tasks.py", "noxfile.py", "buildkit_riscv64", "benchmarks", "docs", "tests"]
 
 
 def install(session: nox.Session) -> None:
