@@ -21,8 +21,12 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from buildkit_riscv64 import pins
+from buildkit_riscv64.binaries import bundle
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODULE = "github.com/moby/buildkit"
@@ -36,6 +40,16 @@ FRONTEND = "dockerfile/1.2.3"
 NOT_IN_PROXY = "v0.100.0"
 MOVED = "v0.101.0"
 NEEDS_NEWER_GO = "v0.102.0"
+
+#: What each release pins of the bundle: the module, and its version.
+PLUGINS = "github.com/containernetworking/plugins"
+BUNDLE = {
+    "RUNC_VERSION": ("github.com/opencontainers/runc", "v1.0.0"),
+    "CNI_VERSION": (PLUGINS, "v1.1.0"),
+    "ROOTLESSKIT_VERSION": ("github.com/rootless-containers/rootlesskit/v3", "v3.0.0"),
+}
+#: The newer release pins another.
+NEWER_RUNC = "v1.0.1"
 
 DEPENDENCY = "example.org/greeting"
 DEPENDENCY_VERSION = "v1.0.0"
@@ -72,7 +86,47 @@ var (
 // Release makes each release another program.
 const Release = "TAG"
 """
-# Upstream's Makefile asks docker buildx for the target `binaries`; so does this one.
+# It links libseccomp, as runc does, and says which.
+_RUNC = """package main
+
+// #cgo pkg-config: libseccomp
+// #include <seccomp.h>
+import "C"
+
+import (
+	"os"
+	"strconv"
+)
+
+func main() {
+	v := C.seccomp_version()
+	number := func(n C.uint) string { return strconv.Itoa(int(n)) }
+	os.Stdout.WriteString("runc version VERSION\\nspec: 0\\n")
+	os.Stdout.WriteString("libseccomp: " + number(v.major) + "." + number(v.minor) + "." + number(v.micro) + "\\n")
+}
+"""
+_PLUGIN = """package main
+
+import (
+	"os"
+
+	"github.com/containernetworking/plugins/pkg/utils/buildversion"
+)
+
+func main() {
+	if os.Getenv("CNI_COMMAND") == "VERSION" {
+		os.Stdout.WriteString(`{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}`)
+		return
+	}
+	os.Stderr.WriteString("CNI NAME plugin " + buildversion.BuildVersion + "\\n")
+}
+"""
+_ROOTLESSKIT = """package main
+
+import "os"
+
+func main() { os.Stdout.WriteString("rootlesskit version VERSION\\n") }
+"""
 # Upstream's Makefile asks docker buildx for the target `binaries`; so does this one.
 _MAKEFILE = """binaries:
 	docker buildx build --network none --target binaries --output type=local,dest=bin/build \\
@@ -140,6 +194,46 @@ def _sums(module: str, version: str, files: Mapping[str, str]) -> str:
 _DEPENDENCY_SUMS = _sums(DEPENDENCY, DEPENDENCY_VERSION, _DEPENDENCY_FILES)
 
 
+def _component(argument: str, version: str) -> dict[str, str]:
+    """The files of something that the bundle is made of."""
+    module, _ = BUNDLE[argument]
+    said = version.removeprefix("v")
+    mains = {
+        "RUNC_VERSION": {"main.go": _RUNC.replace("VERSION", said)},
+        "ROOTLESSKIT_VERSION": {"cmd/rootlesskit/main.go": _ROOTLESSKIT.replace("VERSION", said)},
+        "CNI_VERSION": {
+            "pkg/utils/buildversion/buildversion.go": 'package buildversion\n\nvar BuildVersion = "unknown"\n',
+            **{
+                f"plugins/{name}/main.go": _PLUGIN.replace("NAME", name.rpartition("/")[2])
+                for name in ("main/bridge", "main/loopback", "ipam/host-local", "meta/firewall")
+            },
+        },
+    }
+    return {"go.mod": f"module {module}\n\ngo 1.21\n", **mains[argument]}
+
+
+def _pinned_by(tag: str) -> dict[str, str]:
+    """The version that a release's Dockerfile gives each argument."""
+    pinned = {argument: version for argument, (_, version) in BUNDLE.items()}
+    return {**pinned, "RUNC_VERSION": NEWER_RUNC} if tag == NEWER else pinned
+
+
+def _bundle_modules() -> dict[str, str]:
+    """What `source.update` keeps of the bundle, as it writes it."""
+    files = {}
+    for component in bundle.COMPONENTS:
+        module, version = BUNDLE[component.argument]
+        packages = sorted(component.commands(version).values())
+        tools = f"tool {packages[0]}" if len(packages) == 1 else "\n\t".join(["tool (", *packages]) + "\n)"  # fmt: skip
+        folder = f"upstream/{component.name}"
+        head = (CHECKOUT / folder / "go.mod").read_text().partition("\ngo ")[0]
+        files[f"{folder}/go.mod"] = (
+            f"{head}\ngo 1.21\n\n{tools}\n\nrequire {module} {version} // indirect\n"
+        )
+        files[f"{folder}/go.sum"] = _sums(module, version, _component(component.argument, version))
+    return files
+
+
 def _release(tag: str) -> dict[str, str]:
     """The files of a release, but for its vendor folder."""
     go = "1.99" if tag == NEEDS_NEWER_GO else "1.21"
@@ -151,7 +245,8 @@ def _release(tag: str) -> dict[str, str]:
         "version/version.go": _VERSION.replace("TAG", tag),
         ".gitignore": "/bin\n*.local.go\n",
         "Makefile": _MAKEFILE,
-        "Dockerfile": _DOCKERFILE,
+        "Dockerfile": "".join(f"ARG {name}={value}\n" for name, value in _pinned_by(tag).items())
+        + _DOCKERFILE,
     }
 
 
@@ -183,6 +278,10 @@ class Upstream:
                 self._serve(MODULE, tag, _release(tag), commit)
         self._git("tag", FRONTEND)
         self._serve(DEPENDENCY, DEPENDENCY_VERSION, _DEPENDENCY_FILES, "")
+        for argument, (module, version) in BUNDLE.items():
+            self._serve(module, version, _component(argument, version), "")
+        runc, _ = BUNDLE["RUNC_VERSION"]
+        self._serve(runc, NEWER_RUNC, _component("RUNC_VERSION", NEWER_RUNC), "1" * 40)
 
     def _git(self, *args: str) -> str:
         return command(["git", *args], self.repository, self._env)
@@ -417,6 +516,10 @@ def make_project(folder: Path, upstream: Upstream, env: Mapping[str, str]) -> Pr
         ("time", "2026-01-02T03:04:05Z"),
     ):
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    for component in bundle.COMPONENTS:
+        release = pins.Release(version=BUNDLE[component.argument][1], time=when)
+        text = pins.with_release(text, component.name, release)
     write_tree(
         folder,
         {
@@ -427,6 +530,7 @@ def make_project(folder: Path, upstream: Upstream, env: Mapping[str, str]) -> Pr
             f"\t{MODULE} {PINNED} // indirect\n)\n\n"
             f"tool (\n\t{MODULE}/cmd/buildctl\n\t{MODULE}/cmd/buildkitd\n)\n",
             "upstream/go.sum": _DEPENDENCY_SUMS + _sums(MODULE, PINNED, _release(PINNED)),
+            **_bundle_modules(),
         },
     )
     commit_checkout(folder, upstream.commits[PINNED], env)

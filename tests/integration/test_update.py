@@ -15,6 +15,7 @@ from .miniature import (
     MOVED,
     NEEDS_NEWER_GO,
     NEWER,
+    NEWER_RUNC,
     NOT_IN_PROXY,
     PINNED,
     Project,
@@ -64,6 +65,12 @@ def test_update_moves_everything_together(project: Project, upstream: Upstream) 
     sums = (project.root / "upstream" / "go.sum").read_text()
     assert f"{MODULE} {NEWER} h1:" in sums
     assert PINNED not in sums
+    # What the bundle is made of goes where upstream's Dockerfile of that release points.
+    assert "runc v1.0.0 -> v1.0.1" in done.stderr
+    assert pins["bundle"]["runc"]["version"] == NEWER_RUNC
+    assert pins["bundle"]["runc"]["commit"] == "1" * 40
+    assert pins["bundle"]["rootlesskit"]["version"] == "v3.0.0"
+    assert f"runc {NEWER_RUNC} h1:" in (project.root / "upstream" / "runc" / "go.sum").read_text()
     assert project.git("ls-files", "--stage", "buildkit").split()[:2] == ["160000", commit]
     # From the module and from the submodule, it is what is built now.
     project.build()

@@ -28,7 +28,7 @@ PINS = Pins(
     bundle={name: Release(version=version, time=TIME) for name, version in VERSIONS.items()},
 )  # fmt: skip
 #: What compiles C, and what is linked in.
-C = {
+C: dict[str, Any] = {
     "compiler": "gcc (Debian 14.2.0-19) 14.2.0",
     "linker": "GNU ld (GNU Binutils for Debian) 2.44",
     "libraries": [
