@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -127,21 +128,39 @@ def repository(text: str = "") -> str:
     return found
 
 
-def _session() -> requests_cache.CachedSession:
-    # Each answer is kept whole or not at all, which is SQLite's doing.
-    path = project.cache() / "github.sqlite"
-    # GitHub would let answers be taken as they are for a minute, in which we may have changed things.
+def _cache() -> Path:
+    return project.cache() / "github.sqlite"
+
+
+def _session(login: str, *, kept: bool = True) -> requests_cache.CachedSession:
+    """What talks to GitHub; it remembers answers for the next run if it can, or for this one."""
     settings: dict[str, Any] = {
-        "always_revalidate": True, "expire_after": requests_cache.EXPIRE_IMMEDIATELY, "serializer": "json",
+        # GitHub would let answers be taken as they are for a minute, in which we may have changed things.
+        "always_revalidate": True, "expire_after": requests_cache.EXPIRE_IMMEDIATELY,
+        "serializer": "json",
     }  # fmt: skip
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return requests_cache.CachedSession(path, backend="sqlite", **settings)
-    except (OSError, sqlite3.Error):
-        # It saves time, and that is all.
+    session = None
+    with contextlib.suppress(OSError, sqlite3.Error):
+        if kept:
+            _cache().parent.mkdir(parents=True, exist_ok=True)
+            # Each answer is kept whole or not at all, which is SQLite's doing. It does not wait for
+            # the disk: what a power cut breaks is thrown away.
+            session = requests_cache.CachedSession(
+                _cache(), backend="sqlite", fast_save=True, **settings
+            )
+    if session is None:
         with contextlib.suppress(OSError):
-            path.unlink()
-        return requests_cache.CachedSession(backend="memory", **settings)
+            _cache().unlink()
+        session = requests_cache.CachedSession(backend="memory", **settings)
+    session.auth = _Login(login)
+    session.headers.update(
+        {
+            "Accept": "application/vnd.github+json",
+            "User-Agent": project.MAKER,
+            "X-GitHub-Api-Version": "2022-11-28",
+        }
+    )
+    return session
 
 
 def _message(response: requests.Response) -> str:
@@ -181,15 +200,7 @@ class Client:
         self._api = api
         self._login = login
         self._dry = dry
-        self._session = _session()
-        self._session.auth = _Login(login)
-        self._session.headers.update(
-            {
-                "Accept": "application/vnd.github+json",
-                "User-Agent": project.MAKER,
-                "X-GitHub-Api-Version": "2022-11-28",
-            }
-        )
+        self._session = _session(login)
 
     @classmethod
     @contextlib.contextmanager
@@ -200,8 +211,10 @@ class Client:
             UsageError: what it has cannot be used.
         """
         client = cls(address(), token(), dry=dry)
-        with client._session:
+        try:
             yield client
+        finally:
+            client._session.__exit__()
 
     def get(self, path: str, **params: str | int) -> Any:
         """What is there.
@@ -306,6 +319,10 @@ class Client:
             response = self._session.request(
                 method, f"{self._api}{path}", params=params, json=body, timeout=TIMEOUT
             )
+        except sqlite3.Error as error:
+            self._session.__exit__()
+            self._session = _session(self._login, kept=False)
+            raise _AgainError(f"what was kept of its answers is broken ({error})", 0) from error
         except (requests.RequestException, OSError) as error:
             # The address is in it, and what is in that; no token ever is.
             reason = f"{type(error).__name__}: {error}"

@@ -96,6 +96,20 @@ def test_a_broken_cache_is_no_obstacle(hub: Hub, content: bytes) -> None:
             assert tags(client) == ["v0.32.2"]
 
 
+def test_a_cache_that_breaks_is_no_obstacle(hub: Hub, client: Client, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    hub.upstream.releases = [release("v0.32.2")]
+    tags(client)
+    path = project.cache() / "github.sqlite"
+    path.write_bytes(path.read_bytes()[:100] + b"?" * 20000)
+    for other in (f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+        Path(other).unlink(missing_ok=True)
+    hub.upstream.releases.append(release("v0.32.1"))
+    assert tags(client) == ["v0.32.2", "v0.32.1"]
+    assert "is broken" in capsys.readouterr().err
+    with Client.connected() as another:
+        assert tags(another) == ["v0.32.2", "v0.32.1"]
+
+
 def test_a_cache_that_cannot_be_written_is_no_obstacle(hub: Hub) -> None:
     hub.upstream.releases = [release("v0.32.2")]
     project.cache().parent.mkdir(parents=True, exist_ok=True)
