@@ -84,8 +84,9 @@ def test_interrupted(built: Project, number: signal.Signals) -> None:
     assert ", 0 warnings" in succeeded(built.invoke("check-binaries")).stderr
 
 
-def test_a_machine_without_what_c_needs(project: Project, tmp_path: Path) -> None:
-    env = {"PATH": path_with(tmp_path / "bin", "apt-get", "git", "go", "gcc", "sh")}
+def test_a_machine_without_what_c_needs(project: Project, pinned_go: Path, tmp_path: Path) -> None:
+    tools = path_with(tmp_path / "bin", "apt-get", "git", "gcc", "sh")
+    env = {"PATH": f"{tools}:{pinned_go.parent}"}
     before = project.files()
     done = project.invoke("build-binaries", "--bundle", env=env)
     refused(done, 3, "missing: pkg-config")

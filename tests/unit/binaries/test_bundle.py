@@ -119,17 +119,16 @@ def test_everything_that_decides_is_in_the_digest(checkout: Path, monkeypatch: p
         return bundle.inputs(bundle.parts(pinned), Target.parse(target), pinned)
 
     named = {**PINS.bundle, "runc": Release(version="v1.4.3", time=TIME, commit=making.COMMIT)}
-    first = digest()
     seen = [
-        first, digest(replace(PINS, go="1.26.11")), digest(target="linux-riscv64-rva22u64"),
+        digest(), digest(replace(PINS, go="1.26.11")), digest(target="linux-riscv64-rva22u64"),
         digest(replace(PINS, bundle=named)),
     ]  # fmt: skip
-    monkeypatch.setattr(bundle, "RECIPE", bundle.RECIPE + 1)
-    seen.append(digest())
-    monkeypatch.undo()
-    monkeypatch.setattr(compiler, "ANYWHERE", ("-race",))
-    seen.append(digest())
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "RECIPE", bundle.RECIPE + 1)
+        seen.append(digest())
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "ANYWHERE", ("-race",))
+        seen.append(digest())
     with (project.UPSTREAM_MODULE / "rootlesskit" / "go.sum").open("a") as file:
         file.write("x v1 h1:y\n")
     seen.append(digest())
