@@ -51,19 +51,20 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     The integration tests compile the real upstream from nothing and boot an
     emulated riscv64 machine, and then everything is validated: an hour on a laptop,
     longer on a board, which has nothing to emulate. `--session unit` takes seconds.
-    What is missing is installed: git, make, mmdebstrap, openssl, rsync, runc, skopeo,
-    uidmap, umoci, xz and an ssh server.
+    What is missing is installed: gcc, git, libseccomp, make, mmdebstrap, openssl,
+    pkg-config, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
     """
     import sys
 
     from . import config, doctor, pins, process, project
-    from .binaries import toolchain
+    from .binaries import cc, toolchain
     from .errors import CheckError
 
     settings = config.read(context.config)
     chosen = ["--sessions", *session.split(",")] if session else []
     if not settings.dry:
         doctor.provide(NEEDED_BY_TESTS, yes=yes or settings.yes)
+        cc.provide(yes=yes or settings.yes)
         toolchain.ensure(pins.load())
     process.run(
         [sys.executable, "-m", "nox", *chosen], cwd=project.ROOT, dry=settings.dry,

@@ -16,7 +16,7 @@ from invoke.context import MockContext
 from invoke.tasks import Task
 
 from buildkit_riscv64 import config, doctor, house, pins, project
-from buildkit_riscv64.binaries import toolchain
+from buildkit_riscv64.binaries import cc, toolchain
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
 from buildkit_riscv64.findings import Finding
@@ -103,9 +103,10 @@ def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch,
         provided.extend(tools)
 
     monkeypatch.setattr(doctor, "provide", provide)
+    monkeypatch.setattr(cc, "provide", lambda *, yes: provided.append("C"))
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     house.test(context(), session=session)
-    assert provided == list(house.NEEDED_BY_TESTS)
+    assert provided == [*house.NEEDED_BY_TESTS, "C"]
     assert commands.args == [[sys.executable, "-m", "nox", *chosen]]
     options = commands.calls[0].options
     assert options["cwd"] == project.ROOT
