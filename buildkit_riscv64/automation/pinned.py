@@ -111,11 +111,12 @@ def used() -> list[tuple[str, str, str]]:
 def _action(client: Client, name: str, commit: str, version: str) -> Pin:
     theirs = Repository(client, name)
     newest = theirs.newest_release()
-    if theirs.commit_of(version) != commit:
+    tagged = theirs.commit_of(version)
+    if tagged != commit:
+        now = f"is {tagged[:12]} now" if tagged else "is gone"
         return Pin(
-            name, version, newest, State.SUSPECT,
-            f"{version} is not the commit {commit[:12]} that is pinned: find out why",
-        )  # fmt: skip
+            name, version, newest, State.SUSPECT, f"{version} {now}, pinned as {commit[:12]}"
+        )
     try:
         behind = Version(newest) > Version(version)
     except InvalidVersion:

@@ -83,6 +83,9 @@ def tracked(outcome: track.Outcome, *, json: bool) -> None:
     step_summary("Pins", header, rows)
     if not upstream.listed:
         warn(f"{upstream.pinned}, which is pinned, is not among upstream's stable releases")
+    for other in outcome.others:
+        if other.state is pinned.State.SUSPECT:
+            warn(f"{other.name}: {other.detail}: find out why before anything runs it")
     for one in upstream.backports:
         say(f"{one.tag} is out since {one.published:%Y-%m-%d}, of an older line: not newer")
     if not outcome.steps:

@@ -150,11 +150,12 @@ def test_an_action(hub: Hub, pages: dict[str, str], newest: str, commit: str, st
     hub.repositories[ACTION] = Repository(releases=[release(newest)], tags={"v7.0.1": commit})
     found = examine()[ACTION]
     assert (found.pinned, found.newest, found.state) == ("v7.0.1", newest, state)
-    assert ("find out why" in found.detail) is (state is State.SUSPECT)
+    assert ("is 999999999999 now" in found.detail) is (state is State.SUSPECT)
 
 
 def test_an_action_that_is_gone(hub: Hub, pages: dict[str, str]) -> None:
     workflow(f"      - uses: {ACTION}@{COMMIT} # v7.0.1")
-    assert examine()[ACTION].state is State.SUSPECT
+    gone = examine()[ACTION]
+    assert (gone.state, gone.detail) == (State.SUSPECT, "v7.0.1 is gone, pinned as 3d3c42e5aac5")
     hub.moods.append((ACTION, hubs.NOT_PERMITTED))
     assert examine()[ACTION].state is State.UNKNOWN

@@ -325,6 +325,13 @@ def test_a_branch_that_appears_under_our_hands(place: Hub) -> None:
     assert what(run()) == ["pull request", "build"]
 
 
+def test_an_action_whose_tag_was_moved_is_warned_of(place: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    pin = Pin("actions/checkout", "v7.0.1", "v7.0.2", State.SUSPECT, "v7.0.1 is gone")
+    monkeypatch.setattr(pinned, "examine", lambda _client: iter([pin]))
+    report.tracked(run(dry=True), json=False)
+    assert "warning: actions/checkout: v7.0.1 is gone: find out why" in capsys.readouterr().err
+
+
 @pytest.fixture
 def go(place: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, State], None]:
     """Tells what there is of Go; of BuildKit there is nothing new."""
