@@ -30,7 +30,7 @@ from pathlib import Path
 
 from .. import dist, doctor, process
 from ..arch import Target
-from ..console import step
+from ..console import step, warn
 from ..errors import BuildError, CheckError, UsageError
 from . import packages, signing
 
@@ -123,11 +123,13 @@ def _chosen(options: Options) -> list[Target]:
 
 @contextlib.contextmanager
 def _signer(options: Options) -> Iterator[signing.Signer | None]:
-    """Who signs; nobody, if that was asked for."""
-    if options.unsigned:
+    """Who signs; nobody, if that was asked for, or if nothing is done but said."""
+    if options.dry and not (options.unsigned or options.key or os.environ.get(signing.KEY)):
+        warn(f"there is no key in {signing.KEY}: without --dry this would be refused")
+    if options.unsigned or options.dry:
         yield None
         return
-    doctor.provide(["gpg"], yes=options.yes and not options.dry)
+    doctor.provide(["gpg"], yes=options.yes)
     try:
         with signing.opened(options.key) as signer:
             yield signer
@@ -160,12 +162,12 @@ def publish(options: Options) -> Outcome:
             for target in targets:
                 stack.enter_context(dist.lock(target))
         found = [packages.load(target) for target in targets]
+        if options.dry:
+            return Outcome(None, found, up_to_date=False, seconds=time.time() - started)
         digest = _inputs(options, found, signer)
         previous = dist.find(dist.repository_folder())
         if previous and not options.force and previous.inputs == digest and previous.unchanged():
             return Outcome(previous, found, up_to_date=True, seconds=time.time() - started)
-        if options.dry:
-            return Outcome(None, found, up_to_date=False, seconds=time.time() - started)
         tools = ["apt-ftparchive", "createrepo_c", *(["rpmsign"] if signer else [])]
         doctor.provide(tools, yes=options.yes)
         stage = stack.enter_context(dist.staging_repository())
