@@ -78,7 +78,7 @@ def tracked(outcome: track.Outcome, *, json: bool) -> None:
     state = pinned.State.BEHIND if upstream.new else pinned.State.CURRENT
     rows = [("BuildKit", upstream.pinned, newest, str(state), "")]
     rows += [(o.name, o.pinned, o.newest, str(o.state), o.detail) for o in outcome.others]
-    header = ("what", "pinned", "newest", "", "")
+    header = ("what", "pinned", "newest", "state", "")
     table(header, rows)
     step_summary("Pins", header, rows)
     if not upstream.listed:
