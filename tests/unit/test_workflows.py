@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import json
 import re
@@ -55,8 +56,11 @@ ACTIONS = [(job, step) for job, step in STEPS if "uses" in step]
 @pytest.fixture(scope="session")
 def sessions() -> set[str]:
     """What nox knows of once it has read our noxfile."""
-    runpy.run_path(str(project.ROOT / "noxfile.py"))
-    return set(nox.registry.get())
+    with pytest.MonkeyPatch.context() as patch:
+        # Nox keeps one list for a whole process, and others may have read the noxfile too.
+        patch.setattr(nox.registry, "_REGISTRY", collections.OrderedDict())
+        runpy.run_path(str(project.ROOT / "noxfile.py"))
+        return set(nox.registry.get())
 
 
 def objections(line: str, sessions: set[str]) -> Iterator[str]:
