@@ -437,6 +437,7 @@ def _binfmt() -> Seen:
 def examine(phases: Iterable[Phase]) -> Iterator[Finding]:
     """Look at everything that the phases need."""
     # Each registers its own.
+    from .automation import checks as _automation  # noqa: F401
     from .machine import checks as _machine  # noqa: F401
     from .validation import checks as _validation  # noqa: F401
 
