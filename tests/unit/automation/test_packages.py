@@ -89,6 +89,30 @@ def test_the_declarations(nfpm: Path, tmp_path: Path) -> None:
     assert "buildctl.cdx.json" not in rootless
 
 
+def test_the_bundle(
+    nfpm: Path, bundled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packed = {p: dist.sha256(bundled / dist.binary(p)) for p in (*dist.COMMANDS, *dist.BUNDLE)}
+    monkeypatch.setattr(packages, "programs", lambda _deb: iter(packed.items()))
+    outcome = packages.build(options())
+    assert outcome.artifacts is not None
+    assert outcome.artifacts.manifest["binaries"] == packed
+    deb, rpm = ((tmp_path / f"buildkit.{form}.yaml").read_text() for form in packages.FORMATS)
+    for text in (deb, rpm):
+        for program in dist.BUNDLE:
+            assert (f"dst: /usr/bin/{program}," in text) is (program != "rootlesskit")
+        assert "dst: /usr/share/man/man8/buildkit-runc.8.gz, type: symlink" in text
+        assert "/usr/share/doc/buildkit/buildkit-runc.cdx.json" in text
+        assert "- runc" not in text, "it has its own"
+        assert "- iptables\n" in text
+    for form in packages.FORMATS:
+        text = (tmp_path / f"buildkit-rootless.{form}.yaml").read_text()
+        assert "src: bin/rootlesskit, dst: /usr/libexec/buildkit/rootlesskit" in text
+        assert "- rootlesskit" not in text, "it has its own"
+        assert "/usr/share/doc/buildkit-rootless/rootlesskit.cdx.json" in text
+    assert "/etc/apparmor.d/buildkit-rootlesskit" in (tmp_path / "buildkit-rootless.deb.yaml").read_text()  # fmt: skip
+
+
 def test_what_is_declared_is_there(nfpm: Path, tmp_path: Path) -> None:
     packages.build(options())
     made = {"changelog.yaml", "LICENSE", dist.PROVENANCE}
