@@ -184,8 +184,12 @@ class Move:
         Raises:
             SourceError: git or the task refused.
         """
-        # The token is not for what is fetched and run there.
-        env = {k: v for k, v in process.whole_environment().items() if k not in github.TOKENS}
+        # Neither the token nor the page of the run is for what is fetched and run there.
+        env = {
+            name: value
+            for name, value in process.whole_environment().items()
+            if not name.startswith(("GH_", "GITHUB_"))
+        }
         with _cloned() as clone:
             self._run(clone, env)
             process.run(["git", "-C", clone, "add", "--all"], error=SourceError)
@@ -201,10 +205,11 @@ class Move:
         args = [sys.executable, "-m", "invoke", *self.task]
         if code := process.stream(args, tell, cwd=clone, env=env):
             # As every task of ours ends: what and why, and what to do.
-            reason, hint = ["", "", *filter(str.strip, said)][-2:]
+            last = [process.describe_exit(code), *filter(str.strip, said)][-1]
+            reason = next((line for line in reversed(said) if line.startswith("error: ")), last)
+            hint = next((line for line in reversed(said) if line.startswith("  fix: ")), "")
             raise SourceError(
-                f"`{self.command}`: {reason.removeprefix('error: ') or process.describe_exit(code)}",
-                hint.strip().removeprefix("fix: "),
+                f"`{self.command}`: {reason.removeprefix('error: ')}", hint.removeprefix("  fix: ")
             )
 
 

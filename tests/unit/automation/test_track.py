@@ -86,6 +86,69 @@ def test_a_release_whose_name_nobody_gave() -> None:
     assert newest(release("v0.33.0", name=None), PINNED) == "v0.33.0"
 
 
+SUBMODULE = "c" * 40
+#: What git says of a commit that changes, adds and removes files and moves a submodule.
+RAW = "\0".join((
+    f":100644 100644 {'1' * 40} {'2' * 40} M", "pins.toml", f":000000 100755 {'0' * 40} {'3' * 40} A", "new file",
+    f":100644 000000 {'4' * 40} {'0' * 40} D", "old", f":160000 160000 {'5' * 40} {SUBMODULE} M", "buildkit", "",
+))  # fmt: skip
+
+
+@pytest.fixture
+def clone(checkout: Path, commands: Commands) -> Path:
+    """Where this checkout would be cloned; a task then changes it as above."""
+    place = project.cache() / "track"
+
+    def make(_words: list[str]) -> None:
+        assert not place.exists()
+        place.mkdir(parents=True)
+        (place / "pins.toml").write_text("é")
+        (place / "new file").write_text("new")
+
+    commands.answer("clone", does=make)
+    commands.answer("diff", stdout=RAW)
+    return place
+
+
+def test_what_a_task_changes(clone: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for name in ("GH_TOKEN", "GITHUB_TOKEN", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("GOPROXY", "https://proxy.example")
+    (clone / "left by a killed run").mkdir(parents=True)
+    assert Move.to_go("1.26.11").entries() == [
+        Entry("pins.toml", "100644", "é"), Entry("new file", "100755", "new"),
+        Entry("old", "100644", None), Entry("buildkit", "160000", SUBMODULE),
+    ]  # fmt: skip
+    [task] = [call for call in commands.calls if call.verb == "stream"]
+    assert task.args[1:] == ["-m", "invoke", "source.update-go", "1.26.11"]
+    assert task.options["cwd"] == clone
+    assert task.options["env"]["GOPROXY"] == "https://proxy.example"
+    assert "secret" not in task.options["env"].values()
+    assert not clone.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "brief", "hint"),
+    [
+        ("working\nerror: no such tag\n  fix: see the list\n", "no such tag", "see the list"),
+        ("working\nKilled\n\n", "Killed", ""), ("", "exit code 137", ""),
+    ],
+)  # fmt: skip
+def test_a_task_that_refuses(clone: Path, commands: Commands, said: str, brief: str, hint: str) -> None:  # fmt: skip
+    commands.answer("source.update", code=137, stdout=said)
+    with pytest.raises(SourceError) as caught:
+        Move.to(Upstream.judge([NEW], "v0.32.2").newest).entries()  # type: ignore[arg-type]
+    assert caught.value.brief == f"`invoke source.update v0.33.0`: {brief}"
+    assert caught.value.hint == hint
+    assert not clone.exists()
+
+
+def test_a_task_that_changes_nothing(clone: Path, commands: Commands) -> None:
+    commands.answer("diff", stdout="")
+    with pytest.raises(SourceError, match="where they should be already"):
+        Move.to_go("1.26.11").entries()
+
+
 @pytest.fixture
 def place(checkout: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A checkout with v0.32.2, and a GitHub that has v0.33.0; no other pins, and nothing is fetched."""
