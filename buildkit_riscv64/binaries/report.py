@@ -46,12 +46,14 @@ def verified(verdicts: list[dict[str, Any]], *, json: bool) -> None:
         emit_json(verdicts)
     for verdict in verdicts:
         first, second = verdict["compiled_on"], verdict["checked_on"]
+        by_record = verdict.get("compared_by_record", [])
+        but = f", but for {', '.join(one['name'] for one in by_record)}" if by_record else ""
         say(
-            f"{verdict['target']}: bit-identical: compiled on {first['arch']} ({first['execution']}),"
+            f"{verdict['target']}: bit-identical{but}: compiled on {first['arch']} ({first['execution']}),"
             f" again on {second['arch']} ({second['execution']}) in {duration(verdict['seconds'])}"
         )
         table(("file", "sha256"), [(f["name"], f["artifact_sha256"]) for f in verdict["files"]])
-        for one in verdict.get("compared_by_record", []):
+        for one in by_record:
             say(f"{verdict['target']}: {one['name']}: not compared by its bytes: {one['why']}")
             say("  the same by its record: Go, flags and architecture, each module with its hash")
 

@@ -45,6 +45,7 @@ def test_a_verdict_by_record(capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     report.verified([verdict], json=False)
     said = capsys.readouterr().err
+    assert "linux-riscv64: bit-identical, but for bin/buildkit-runc: compiled on riscv64" in said
     assert "linux-riscv64: bin/buildkit-runc: not compared by its bytes: C is linked in\n" in said
     assert "  the same by its record: " in said
 
