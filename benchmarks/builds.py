@@ -417,5 +417,5 @@ def report(outcome: tuple[dict[str, Any], Path] | None, *, json: bool) -> None:
                 )
             )
     ratio_header = ("ratio", "ours takes")[: 2 * (len(labels) - 1)]
-    table(("case", "what", *labels, *ratio_header), rows)
+    table(("case", "what", *labels, *ratio_header), rows, title="Benchmarks")
     say(f"the report is {dist.shown(place)}")

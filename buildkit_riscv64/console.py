@@ -111,8 +111,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr; nothing in it is cut off where there is no terminal."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """A table on stderr; nothing in it is cut off where there is no terminal.
+
+    Args:
+        header: what the columns are called.
+        rows: their cells.
+        title: with one, the table is on the page of a GitHub Actions run as well.
+    """
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -126,6 +132,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         shown.add_row(*(Text(cell, style=colours.get(cell, ""), overflow="fold") for cell in row))
     console.print(shown)
+    if title:
+        step_summary(title, header, rows)
 
 
 def step_summary(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -78,6 +78,7 @@ def report(findings: Findings, fix: str, *, json: bool) -> None:
         table(
             (what, "check", "", "seen"),
             [(f.subject, f.check, str(f.status), f.detail) for f in all_],
+            title=f"{what}: checks",
         )
     refuse_failed(findings, fix)
     for what, all_ in findings.items():

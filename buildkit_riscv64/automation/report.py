@@ -36,8 +36,7 @@ def chains(found: Sequence[status.Chain], *, json: bool) -> None:
                 link.name, link.state, facts["version"] or "", _made_on(link),
                 facts["finished"] or "", _hashes(link),
             ))  # fmt: skip
-        table(_CHAIN, rows)
-        step_summary(one.target.name, _CHAIN, rows)
+        table(_CHAIN, rows, title=one.target.name)
         for link in one.links:
             for remark in link.remarks:
                 say(f"  {link.name}: {remark}")
@@ -56,8 +55,7 @@ def released(outcome: release.Outcome, *, json: bool) -> None:
         (file["name"], size(file["size"]), file["sha256"], file["what"])
         for file in described["files"]
     ]
-    table(header, rows)
-    step_summary(described["title"], header, rows)
+    table(header, rows, title=described["title"])
     total = size(sum(file["size"] for file in described["files"]))
     say(f"{described['title']}: {count(len(rows), 'file')}, {total}, {outcome.state}")
     say("it is the newest stable release" if outcome.latest else "a newer stable release is there; it is not marked as the latest")  # fmt: skip
@@ -79,8 +77,7 @@ def tracked(outcome: track.Outcome, *, json: bool) -> None:
     rows = [("BuildKit", upstream.pinned, newest, str(state), "")]
     rows += [(o.name, o.pinned, o.newest, str(o.state), o.detail) for o in outcome.others]
     header = ("what", "pinned", "newest", "state", "")
-    table(header, rows)
-    step_summary("Pins", header, rows)
+    table(header, rows, title="Pins")
     if not upstream.listed:
         warn(f"{upstream.pinned}, which is pinned, is not among upstream's stable releases")
     for other in outcome.others:
@@ -109,8 +106,7 @@ def packaged(outcome: packages.Outcome, *, json: bool) -> None:
         emit_json(manifest)
     header = ("package", "size", "sha256")
     rows = [(file["name"], size(file["size"]), file["sha256"]) for file in manifest["files"]]
-    table(header, rows)
-    step_summary(f"Packages for {manifest['target']}", header, rows)
+    table(header, rows, title=f"Packages for {manifest['target']}")
     done = "nothing has changed" if outcome.up_to_date else f"made in {duration(outcome.seconds)}"
     held = count(len(manifest["binaries"]), "program")
     say(f"BuildKit {manifest['package_version']} for {manifest['target']}, {held}: {done}")
@@ -124,8 +120,7 @@ def published(outcome: repository.Outcome, *, json: bool) -> None:
         (f"{file['package']} ({file['format']})", file["arch"], file["version"], size(file["size"]))
         for one in outcome.published for file in one.manifest["files"]
     ]  # fmt: skip
-    table(header, rows)
-    step_summary("Repositories of packages", header, rows)
+    table(header, rows, title="Repositories of packages")
     if outcome.artifacts is None:
         say(f"would publish them in {dist.shown(dist.repository_folder())}/")
         return

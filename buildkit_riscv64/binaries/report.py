@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import dist
-from ..console import duration, emit_json, say, size, step_summary, table
+from ..console import duration, emit_json, say, size, table
 from .build import Outcome
 
 
@@ -24,8 +24,7 @@ def built(outcome: Outcome, *, json: bool) -> None:
         return
     rows = [(f["name"], size(f["size"]), f["sha256"]) for f in manifest["files"]]
     header = ("file", "size", "sha256")
-    table(header, rows)
-    step_summary(title, header, rows)
+    table(header, rows, title=title)
     bundle = manifest.get("bundle")
     also = ""
     if bundle:
@@ -52,7 +51,8 @@ def verified(verdicts: list[dict[str, Any]], *, json: bool) -> None:
             f"{verdict['target']}: bit-identical{but}: compiled on {first['arch']} ({first['execution']}),"
             f" again on {second['arch']} ({second['execution']}) in {duration(verdict['seconds'])}"
         )
-        table(("file", "sha256"), [(f["name"], f["artifact_sha256"]) for f in verdict["files"]])
+        rows = [(f["name"], f["artifact_sha256"]) for f in verdict["files"]]
+        table(("file", "sha256"), rows, title=f"{verdict['target']}: bit-identical")
         for one in by_record:
             say(f"{verdict['target']}: {one['name']}: not compared by its bytes: {one['why']}")
             say("  the same by its record: Go, flags and architecture, each module with its hash")

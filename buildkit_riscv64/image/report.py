@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import dist
-from ..console import duration, emit_json, say, size, step_summary, table
+from ..console import duration, emit_json, say, size, table
 from . import push
 from .build import Outcome
 
@@ -32,8 +32,7 @@ def built(outcome: Outcome, *, json: bool) -> None:
         ]
         rows.append(("all", size(manifest["size"]), size(manifest["unpacked"])))
         header = ("layer", "compressed", "unpacked")
-        table(header, rows)
-        step_summary(title, header, rows)
+        table(header, rows, title=title)
         say(
             f"{title}: built by {manifest['build']['engine']} ({manifest['host']['execution']}),"
             f" tested, {duration(outcome.seconds)} in all"
@@ -60,8 +59,7 @@ def pushed(outcome: push.Outcome, *, json: bool) -> None:
         for tag in outcome.tags
     ]  # fmt: skip
     header = ("tag", "digest", "size", "platforms", "")
-    table(header, rows)
-    step_summary(f"Images in {outcome.place}", header, rows)
+    table(header, rows, title=f"Images in {outcome.place}")
     if outcome.dry:
         say(f"nothing was pushed to {outcome.place}")
         return

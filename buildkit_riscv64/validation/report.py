@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import dist
-from ..console import count, duration, emit_json, say, step_summary, table
+from ..console import count, duration, emit_json, say, table
 from ..errors import CheckError
 from . import evidence, page
 from .suites import Outcome, Suite
@@ -57,8 +57,7 @@ def _title(document: Mapping[str, Any]) -> str:
 def _summary(found: dist.Artifacts) -> None:
     document = found.manifest
     rows = _rows(document)
-    table(_HEADER, rows)
-    step_summary(_title(document), _HEADER, rows)
+    table(_HEADER, rows, title=_title(document))
     for name, one in _all(document, Outcome.FAILED):
         say(f"FAILED {name}: {page.why(one)}")
     say(f"{_title(document)}, {document['finished']}")

@@ -144,6 +144,16 @@ def test_step_summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert page.read_text() == table * 2
 
 
+def test_a_table_with_a_title_is_on_the_page_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    page = tmp_path / "page"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    console.table(("a",), [("1",)])
+    assert not page.exists()
+    console.table(("a",), [("1",)], title="Title")
+    assert page.read_text() == "### Title\n\n| a |\n| --- |\n| 1 |\n\n"
+    assert "Title" not in capsys.readouterr().err
+
+
 def test_what_is_in_a_cell_stays_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = tmp_path / "page"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
