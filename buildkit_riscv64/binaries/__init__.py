@@ -2,5 +2,6 @@
 
 :mod:`.source` finds upstream and :mod:`.toolchain` Go; :mod:`.compile` runs it;
 :mod:`.build` makes of that the artifacts, :mod:`.check` looks at them,
-:mod:`.verify` compiles them once more to compare.
+:mod:`.verify` compiles them once more to compare. What they run comes with
+:mod:`.bundle`.
 """

@@ -356,13 +356,15 @@ def _plan(options: Options) -> _Plan:
     digest = inputs(source, target, options.via, pinned, profile)
     bundle_digest = bundles.inputs(parts, target, pinned)
     previous = dist.find(project.DIST / target.name)
-    usable = previous is not None and not options.force and previous.unchanged()
+    usable = None
+    if previous is not None and not options.force and previous.unchanged():
+        usable = previous
     return _Plan(
         options=options, source=source, target=target, pinned=pinned, profile=profile,
         inputs=digest, parts=parts, bundle_inputs=bundle_digest, previous=previous,
-        commands_stay=previous is not None and usable and previous.inputs == digest,
+        commands_stay=usable is not None and usable.inputs == digest,
         bundle_stays=not parts
-        or (previous is not None and usable and bundles.is_current(previous.manifest, bundle_digest)),
+        or (usable is not None and bundles.is_current(usable.manifest, bundle_digest)),
     )  # fmt: skip
 
 
@@ -411,16 +413,22 @@ def build(options: Options) -> Outcome:
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
-def _take_over(previous: dist.Artifacts | None, stage: Path, names: Sequence[str]) -> bool:
-    """Have files of the finished folder in the stage, if they are what its manifest says."""
+def _take_over(
+    previous: dist.Artifacts | None, stage: Path, names: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """Have files of the finished folder in the stage, if they are what its manifest says.
+
+    Returns:
+        That manifest; None where they are not.
+    """
     if previous is None:
-        return False
+        return None
     files = previous.files
     if any(dist.sha256(previous.path / name) != files[name]["sha256"] for name in names):
-        return False
+        return None
     for name in names:
         (stage / name).hardlink_to(previous.path / name)
-    return True
+    return previous.manifest
 
 
 def _commands(plan: _Plan, stage: Path, started: float) -> tuple[dict[str, Any], Go]:
@@ -433,10 +441,8 @@ def _commands(plan: _Plan, stage: Path, started: float) -> tuple[dict[str, Any],
 
     profile = plan.profile
     names = [*map(dist.binary, dist.COMMANDS), *([dist.PROFILE] if profile else [])]
-    if plan.commands_stay and _take_over(plan.previous, stage, names):
-        assert plan.previous is not None
+    if plan.commands_stay and (manifest := _take_over(plan.previous, stage, names)):
         say(f"{' and '.join(dist.COMMANDS)} stay as they are")
-        manifest = plan.previous.manifest
         head = {key: value for key, value in manifest.items() if key not in {"files", "bundle"}}
         return head, toolchain.ensure(plan.pinned)
     if profile:
@@ -544,10 +550,9 @@ def _bundle(plan: _Plan, stage: Path, go: Go) -> dict[str, Any]:
     from . import cc
 
     names = [*map(dist.binary, dist.BUNDLE)]
-    if plan.bundle_stays and _take_over(plan.previous, stage, names):
-        assert plan.previous is not None
+    if plan.bundle_stays and (manifest := _take_over(plan.previous, stage, names)):
         say("the bundle stays as it is")
-        return dict(plan.previous.manifest["bundle"])
+        return dict(manifest["bundle"])
     started = time.time()
     with step("fetching what the bundle is compiled from, where it is not there yet"):
         bundles.prepare(plan.parts, go)
