@@ -29,6 +29,7 @@ def test_list(here: Project) -> None:
     assert [name for name in listed if name.startswith("source.")] == [
         "source.show",
         "source.update",
+        "source.update-go",
     ]
     data = succeeded(here.invoke("--list", "--list-format", "json")).json
     assert {t["name"] for t in data["tasks"]} >= set(DOCUMENTED)

@@ -59,6 +59,13 @@ def test_the_names_of_phase_3() -> None:
     assert {"validate", "evidence.show"} <= TASKS.keys()
 
 
+def test_the_names_of_phase_4() -> None:
+    assert {
+        "status", "build-packages", "publish-repo", "release", "track-releases", "report-build",
+        "source.update-go",
+    } <= TASKS.keys()  # fmt: skip
+
+
 def test_the_names_of_machines() -> None:
     verbs = ("create", "start", "stop", "status", "list", "ssh", "logs", "reset", "destroy")
     assert {"on", *(f"machine.{verb}" for verb in verbs)} == {
