@@ -18,7 +18,7 @@ def test_every_tool_is_looked_at() -> None:
 
 def test_what_the_emulated_machine_needs_stays_its_own() -> None:
     both = [one.name for one in doctor.CHECKS if {Phase.VALIDATION, Phase.MACHINE} <= one.phases]
-    assert set(both) <= {"architecture", "python"}
+    assert set(both) <= {"architecture", "clock", "python"}
 
 
 @pytest.mark.parametrize(("uid", "status"), [(0, Status.OK), (1000, Status.FAIL)])
