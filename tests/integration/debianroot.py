@@ -2,8 +2,8 @@
 
 It is unpacked and configured once, and kept in the cache; each test gets a copy. Programs
 run in it with mounts and processes of their own, which end with them; the network is this
-machine's, so that they reach a server on loopback. systemd is installed there, but does not
-run: that takes a machine.
+machine's, so that they reach a server on loopback. Or it is booted: then systemd is its
+first process, with control groups and a network of its own.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from pathlib import Path
 from buildkit_riscv64 import debian, process, project
 from buildkit_riscv64.arch import Architecture
 
+from ..processes import eventually
+
 #: What the packages depend on, so that nothing but them comes from their repository; and
 #: what reads their man pages, completions and profiles.
 PACKAGES = (
-    "apparmor", "bash-completion", "fish", "man-db", "passwd", "rootlesskit", "runc",
+    "apparmor", "bash-completion", "fish", "man-db", "passwd", "procps", "rootlesskit", "runc",
     "slirp4netns", "systemd", "uidmap", "zsh",
 )  # fmt: skip
 
@@ -51,6 +53,40 @@ cd /
 umount --lazy /run/outer
 rmdir /run/outer
 exec "$@"
+"""
+
+
+# Arguments: the root, and a control group of version 2 that is there for it. What belongs to
+# the whole machine is not its to change: settings of the kernel, devices, the console.
+_BOOT = r"""
+echo $$ >"$2/cgroup.procs"
+exec unshare --cgroup sh -euc '
+mount --bind "$1" "$1"
+mount -t proc proc "$1/proc"
+mount --bind "$1/proc/sys" "$1/proc/sys"
+mount -o remount,bind,ro "$1/proc/sys"
+mount -t sysfs -o ro sysfs "$1/sys"
+mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
+mount -t tmpfs -o mode=755 tmpfs "$1/dev"
+for device in null zero full random urandom tty; do
+    touch "$1/dev/$device"
+    mount --bind "/dev/$device" "$1/dev/$device"
+done
+mkdir "$1/dev/pts" "$1/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$1/dev/pts"
+ln -s pts/ptmx "$1/dev/ptmx"
+ln -s /proc/self/fd "$1/dev/fd"
+mount -t tmpfs tmpfs "$1/dev/shm"
+mount -t tmpfs tmpfs "$1/tmp"
+mount -t tmpfs tmpfs "$1/run"
+cd "$1"
+mkdir run/outer
+pivot_root . run/outer
+cd /
+umount --lazy /run/outer
+rmdir /run/outer
+exec env -i container=test PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 /lib/systemd/systemd
+' sh "$1"
 """
 
 
@@ -90,12 +126,40 @@ class Root:
 
     Args:
         path: its root directory.
+        init: its systemd, seen from here; 0 where it is not booted.
     """
 
     path: Path
+    init: int = 0
 
     def _argv(self, args: Sequence[str]) -> list[str]:
+        if self.init:
+            return ["nsenter", f"--target={self.init}", "--all", "--", *args]
         return [*process.namespaced(), "sh", "-euc", _ENTER, "sh", str(self.path), *args]
+
+    @contextlib.contextmanager
+    def booted(self) -> Iterator[Root]:
+        """The same with its systemd running; all that it has started ends with the block."""
+        group = _control_groups() / f"{self.path.parent.name}.test"
+        group.mkdir()
+        argv = [*process.namespaced(), "--net", "--uts", "--ipc", "sh", "-euc", _BOOT, "sh", str(self.path), str(group)]  # fmt: skip
+        try:
+            with subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0) as child:
+                try:
+                    assert eventually(lambda: self._answers(child.pid)), "systemd does not start"
+                    (init,) = process.children(child.pid)
+                    yield Root(self.path, init)
+                finally:
+                    child.kill()
+        finally:
+            assert eventually(lambda: _removed(group)), f"something is left in {group}"
+
+    def _answers(self, pid: int) -> bool:
+        started = [Root(self.path, init) for init in process.children(pid)]
+        ended = {"running", "degraded"}
+        return any(
+            one.attempt("systemctl", "is-system-running").output.strip() in ended for one in started
+        )
 
     def attempt(self, *args: str, timeout: float = 600) -> Done:
         """Run a command in it, however it ends."""
@@ -116,6 +180,10 @@ class Root:
         """The output of a script in it that must succeed."""
         return self.run("bash", "-euc", script)
 
+    def read_inside(self, path: str) -> str:
+        """A file as programs in it see it."""
+        return self.run("cat", path)
+
     def exists(self, path: str) -> bool:
         """Whether it has a file, as an absolute path."""
         return os.path.lexists(self.path / path.removeprefix("/"))
@@ -129,6 +197,27 @@ class Root:
         file = self.path / path.removeprefix("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+
+
+def _control_groups() -> Path:
+    """Where control groups of version 2 are mounted."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(place)
+    raise AssertionError("there are no control groups of version 2")
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group and those below; False while somebody is in one."""
+    for path in [*sorted(group.rglob("*/"), reverse=True), group]:
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager

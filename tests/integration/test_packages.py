@@ -309,6 +309,87 @@ def build_something(root: Root, sha256: str) -> None:
     assert sha256 in said
 
 
+def test_life_under_systemd(made: Made, root: Root) -> None:
+    shutil.copytree(made.first, root.path / "srv/repository")
+    with root.booted() as system:
+        use(system, made.first, "file:/srv/repository")
+        apt(system, "update")
+        apt(system, "install", "buildkit")
+
+        # The socket is there, for root and the group; nothing else runs.
+        assert system.run("systemctl", "is-enabled", "buildkit.socket").strip() == "enabled"
+        assert system.run("systemctl", "is-active", "buildkit.socket").strip() == "active"
+        assert (
+            system.attempt("systemctl", "is-active", "buildkit.service").output.strip()
+            == "inactive"
+        )
+        system.shell(
+            "useradd --create-home member; useradd --create-home other; usermod --append --groups buildkit member"
+        )
+        asked = ("buildctl", "debug", "workers")
+        refused = system.attempt("runuser", "-u", "other", "--", *asked)
+        assert refused.code != 0
+        assert "permission denied" in refused.output
+
+        # Whoever asks starts it, and builds, confined as the unit says.
+        assert "linux/" in system.run("runuser", "-u", "member", "--", *asked)
+        assert system.run("systemctl", "is-active", "buildkit.service").strip() == "active"
+        pid = system.run("systemctl", "show", "--value", "--property=MainPID", "buildkit").strip()
+        status = system.read_inside(f"/proc/{pid}/status")
+        assert "Seccomp:\t2" in status
+        (bounding,) = re.findall(r"^CapBnd:\t(\w+)$", status, re.MULTILINE)
+        assert not int(bounding, 16) & (1 << 16), "CAP_SYS_MODULE"
+        system.shell(
+            """
+            mkdir /srv/context
+            cp /usr/bin/buildctl /srv/context
+            printf 'FROM scratch\nCOPY buildctl /buildctl\nRUN ["/buildctl", "--version"]\n' >/srv/context/Dockerfile
+            """
+        )
+        build = ("buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
+                 "--local=context=/srv/context", "--local=dockerfile=/srv/context",
+                 "--output=type=tar,dest=/tmp/out.tar")  # fmt: skip
+        said = system.run("runuser", "-u", "member", "--", *build)
+        assert "buildctl github.com/moby/buildkit" in said
+
+        # It ends when it is asked to, and comes back when it is needed; a mistake is told.
+        system.run("systemctl", "stop", "buildkit.service")
+        assert (
+            system.attempt("systemctl", "is-failed", "buildkit.service").output.strip()
+            == "inactive"
+        )
+        assert "linux/" in system.run(*asked)
+        good = system.read("/etc/buildkit/buildkitd.toml")
+        system.write("/etc/buildkit/buildkitd.toml", "root = 1\n")
+        assert system.attempt("systemctl", "restart", "buildkit.service").code != 0
+        assert "buildkitd.toml" in system.run("journalctl", "--unit=buildkit.service", "--no-pager")
+        system.write("/etc/buildkit/buildkitd.toml", good)
+        system.run("systemctl", "reset-failed", "buildkit.service", "buildkit.socket")
+        system.run("systemctl", "restart", "buildkit.socket", "buildkit.service")
+        pid = system.run("systemctl", "show", "--value", "--property=MainPID", "buildkit").strip()
+
+        # An upgrade restarts it; who has disabled the socket keeps it so.
+        system.run("systemctl", "disable", "--quiet", "buildkit.socket")
+        shutil.rmtree(root.path / "srv/repository")
+        shutil.copytree(made.second, root.path / "srv/repository")
+        use(system, made.second, "file:/srv/repository")
+        apt(system, "update")
+        apt(system, "upgrade")
+        again = system.run("systemctl", "show", "--value", "--property=MainPID", "buildkit").strip()
+        assert again not in {"0", pid}
+        assert (
+            system.attempt("systemctl", "is-enabled", "buildkit.socket").output.strip()
+            == "disabled"
+        )
+
+        # It ends with the package, and leaves nothing when that is purged.
+        apt(system, "purge", "buildkit")
+        assert system.attempt("pgrep", "buildkitd").output == ""
+        assert not system.exists("/var/lib/buildkit")
+        left = system.run("systemctl", "list-units", "--all", "--no-legend", "buildkit*")
+        assert left == ""
+
+
 def change(path: Path, old: bytes, new: bytes) -> None:
     content = path.read_bytes()
     assert old in content
