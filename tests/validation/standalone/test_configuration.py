@@ -72,7 +72,8 @@ def test_steps_are_confined(builder: Builder, new_context: NewContext) -> None:
             "RUN ! echo 1 >/proc/sys/vm/drop_caches\n"
             "RUN ! echo 1 >/sys/kernel/profiling\n"
             "RUN ! ls /dev/kmsg /dev/mem /dev/sda /dev/vda\n"
-            "RUN ! dd if=/proc/kcore of=/dev/null bs=1 count=1\n"
+            # Masked, so that it is empty; some kernels have none.
+            "RUN test $(dd if=/proc/kcore bs=1 count=1 2>/dev/null | wc -c) = 0\n"
             # Docker's default set, and not one more.
             "RUN test $(grep ^CapEff: /proc/self/status | cut -f2) = 00000000a80425fb\n"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from buildkit_riscv64 import process
+
+from ...processes import eventually
 from ..conftest import NewContext
 from ..daemon import BOUND
+from ..gate import gate
 from .results import Builder, text
 
 FILES = 20_000
@@ -21,25 +26,33 @@ GIGABYTE = 1 << 30
 @pytest.mark.parametrize("number", [16, 64])
 def test_concurrent_builds(builder: Builder, new_context: NewContext, number: int) -> None:
     """Builds at the same time: each gets its own result, and what they share is made once"""
-    mark = secrets.token_hex(4)
-    context = new_context(
-        f"FROM base AS shared\nENV MARK={mark}\nRUN cat /proc/sys/kernel/random/uuid >/shared && sleep 1\n"
-        "FROM shared AS own\nARG IT\nRUN echo $IT >/own && cat /proc/sys/kernel/random/uuid >/once\n"
-        "FROM scratch\nCOPY --from=own /shared /own /once /\n"
-    )
-    places = [builder.place() for _ in range(number)]
-    running = [
-        subprocess.Popen(
-            builder.command(
-                context, f"--opt=build-arg:IT={it}", f"--output=type=local,dest={place}"
-            ),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    with gate() as held, contextlib.ExitStack() as stack:
+        context = new_context(
+            f"FROM base AS shared\nRUN {held.command}; cat /proc/sys/kernel/random/uuid >/shared\n"
+            "FROM shared AS own\nARG IT\nRUN echo $IT >/own && cat /proc/sys/kernel/random/uuid >/once\n"
+            "FROM scratch\nCOPY --from=own /shared /own /once /\n"
         )
-        for it, place in enumerate(places)
-    ]  # fmt: skip
-    for child in running:
-        _, said = child.communicate(timeout=BOUND)
-        assert child.returncode == 0, said
+        places = [builder.place() for _ in range(number)]
+        logs = [place.with_name(f"{place.name}.log") for place in places]
+        running = []
+        for it, (place, log) in enumerate(zip(places, logs, strict=True)):
+            command = builder.command(
+                context, f"--opt=build-arg:IT={it}", f"--output=type=local,dest={place}"
+            )
+            with log.open("wb") as file:
+                child = process.guarded(command, stdout=subprocess.DEVNULL, stderr=file.fileno())
+                running.append(stack.enter_context(child))
+            # One by one: of many that come in the same second, upstream turns away whom it has
+            # not got to within three. All of them wait for the step that they share.
+            assert eventually(
+                lambda log=log, child=running[-1]: "[shared " in log.read_text() or child.poll(),
+                BOUND,
+            )
+            assert running[-1].poll() is None, log.read_text()
+        held.wait()
+        held.open()
+        for child, log in zip(running, logs, strict=True):
+            assert child.wait(BOUND) == 0, log.read_text()
     results = [text(place) for place in places]
     assert [it["own"] for it in results] == [str(it) for it in range(number)]
     assert len({it["shared"] for it in results}) == 1
