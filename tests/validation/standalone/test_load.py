@@ -42,8 +42,8 @@ def test_concurrent_builds(builder: Builder, new_context: NewContext, number: in
             with log.open("wb") as file:
                 child = process.guarded(command, stdout=subprocess.DEVNULL, stderr=file.fileno())
                 running.append(stack.enter_context(child))
-            # One by one: of many that come in the same second, upstream turns away whom it has
-            # not got to within three. All of them wait for the step that they share.
+            # One by one: a client gives up where the daemon has not got to it within 15 s, as
+            # with many at once on a slow machine. All of them wait for the step that they share.
             assert eventually(
                 lambda log=log, child=running[-1]: "[shared " in log.read_text() or child.poll(),
                 BOUND,
