@@ -36,6 +36,7 @@ PACKAGES = {
     "gh": "gh",
     "git": "git",
     "go": "golang-go",
+    "iptables": "iptables",
     "gpg": "gnupg",
     "make": "make",
     "mke2fs": "e2fsprogs",

@@ -9,8 +9,8 @@ from .cli import command
 #: Commands that the tests call. A docker engine and a registry they unpack themselves:
 #: installed, these would be services on this machine.
 NEEDED_BY_TESTS = (
-    "git", "make", "mmdebstrap", "newuidmap", "openssl", "rsync", "runc", "skopeo", "sshd", "umoci",
-    "xz",
+    "git", "iptables", "make", "mmdebstrap", "newuidmap", "openssl", "rsync", "runc", "skopeo",
+    "sshd", "umoci", "xz",
 )  # fmt: skip
 
 
@@ -51,8 +51,8 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     The integration tests compile the real upstream from nothing and boot an
     emulated riscv64 machine, and then everything is validated: an hour on a laptop,
     longer on a board, which has nothing to emulate. `--session unit` takes seconds.
-    What is missing is installed: gcc, git, libseccomp, make, mmdebstrap, openssl,
-    pkg-config, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
+    What is missing is installed: gcc, git, iptables, libseccomp, make, mmdebstrap,
+    openssl, pkg-config, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
     """
     import sys
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import pins
-from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64 import pins, process
+from buildkit_riscv64.arch import Architecture, Platform
 
-from .miniature import Project, succeeded
+from ..validation import bases
+from ..validation.daemon import Daemon
+from .miniature import Project, path_with, succeeded
 
 pytestmark = pytest.mark.integration
 
 TARGET = f"linux-{Architecture.here()}"
+COMMANDS = ("buildctl", "buildkitd")
 
 
 def test_programs_say_what_is_pinned(upstream_target: Path) -> None:
@@ -54,8 +59,10 @@ def test_sums(upstream_target: Path) -> None:
 
 def test_tarball(upstream_target: Path) -> None:
     pinned = pins.load()
+    programs = sorted(f"bin/{path.name}" for path in (upstream_target / "bin").iterdir())
+    assert {"bin/buildctl", "bin/buildkitd"} <= set(programs)
     with tarfile.open(upstream_target / f"buildkit-{pinned.version}.{TARGET}.tar.gz") as archive:
-        assert archive.getnames() == ["bin/buildctl", "bin/buildkitd"]
+        assert archive.getnames() == programs
         for member in archive:
             content = archive.extractfile(member)
             assert content
@@ -101,3 +108,43 @@ def test_manifest_tells_how_it_ran(upstream_project: Project, upstream_target: P
 def test_rebuild_is_identical(upstream_project: Project, upstream_target: Path) -> None:
     done = upstream_project.invoke("verify-binaries", "--rebuild", timeout=7200)
     assert "bit-identical" in succeeded(done).stderr
+
+
+@pytest.fixture
+def bundled(upstream_project: Project, upstream_target: Path, tmp_path: Path) -> Path:
+    """The folder of the programs, with a bundle that was added to them now."""
+    copy = Project(tmp_path / "checkout", upstream_project.env)
+    shutil.copytree(upstream_project.root, copy.root, symlinks=True)
+    before = {name: (upstream_target / "bin" / name).stat().st_mtime_ns for name in COMMANDS}
+    succeeded(copy.invoke("build-binaries", "--bundle", timeout=7200))
+    folder = copy.target() / "bin"
+    assert {name: (folder / name).stat().st_mtime_ns for name in COMMANDS} == before
+    assert "bin/buildkit-runc" in succeeded(copy.invoke("check-binaries")).stderr
+    return folder
+
+
+def test_a_container_that_the_bundle_runs_and_connects(bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """buildkitd finds nothing else: neither the machine's runc nor its network."""
+    base = bases.busybox(Platform.here())
+    tools = Path(path_with(tmp_path / "tools", "unshare"))
+    for name in ("iptables", "ip6tables"):
+        found = process.which(name)
+        assert found, f"the tests need {name}"
+        (tools / name).symlink_to(found)
+    monkeypatch.setenv("PATH", f"{bundled}:{tools}")
+    # What the plugins make is gone with the network that they make it in.
+    isolated = [*process.namespaced(), "--net"]
+    monkeypatch.setattr(process, "namespaced", lambda: isolated)
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM base\nRUN ip addr show dev eth0 && grep Seccomp: /proc/self/status\n"
+    )
+    daemon = Daemon(bundled, tmp_path / "daemon", flags=["--oci-worker-net=bridge"])
+    try:
+        daemon.start()
+        said = daemon.build(context, *base.flags()).good().stderr
+    finally:
+        daemon.close()
+    assert re.search(r"inet 10\.10\.0\.\d+/16", said)
+    assert re.search(r"Seccomp:\s+2", said), "runc was compiled with seccomp"
