@@ -362,7 +362,8 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         good = system.read("/etc/buildkit/buildkitd.toml")
         system.write("/etc/buildkit/buildkitd.toml", "root = 1\n")
         assert system.attempt("systemctl", "restart", "buildkit.service").code != 0
-        assert "buildkitd.toml" in system.run("journalctl", "--unit=buildkit.service", "--no-pager")
+        log = system.run("journalctl", "--unit=buildkit.service", "--no-pager")
+        assert "Failed to start buildkit.service" in log
         system.write("/etc/buildkit/buildkitd.toml", good)
         system.run("systemctl", "reset-failed", "buildkit.service", "buildkit.socket")
         system.run("systemctl", "restart", "buildkit.socket", "buildkit.service")
