@@ -31,8 +31,8 @@ from ..processes import eventually
 #: What the packages depend on, so that nothing but them comes from their repository; and
 #: what reads their man pages, completions and profiles.
 PACKAGES = (
-    "apparmor", "bash-completion", "fish", "man-db", "passwd", "procps", "rootlesskit", "runc",
-    "slirp4netns", "systemd", "uidmap", "zsh",
+    "apparmor", "bash-completion", "dbus", "fish", "iproute2", "libpam-systemd", "man-db",
+    "passwd", "procps", "rootlesskit", "runc", "slirp4netns", "systemd", "uidmap", "zsh",
 )  # fmt: skip
 
 # Arguments: the root, and a command. It has to be pivot_root: runc does the same, and
@@ -68,11 +68,11 @@ mount -o remount,bind,ro "$1/proc/sys"
 mount -t sysfs -o ro sysfs "$1/sys"
 mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$1/dev"
-for device in null zero full random urandom tty; do
+mkdir "$1/dev/net" "$1/dev/pts" "$1/dev/shm"
+for device in null zero full random urandom tty fuse net/tun; do
     touch "$1/dev/$device"
     mount --bind "/dev/$device" "$1/dev/$device"
 done
-mkdir "$1/dev/pts" "$1/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$1/dev/pts"
 ln -s pts/ptmx "$1/dev/ptmx"
 ln -s /proc/self/fd "$1/dev/fd"
@@ -183,6 +183,10 @@ class Root:
     def read_inside(self, path: str) -> str:
         """A file as programs in it see it."""
         return self.run("cat", path)
+
+    def sees(self, path: str) -> bool:
+        """Whether programs in it see a file."""
+        return self.attempt("test", "-e", path).code == 0
 
     def exists(self, path: str) -> bool:
         """Whether it has a file, as an absolute path."""

@@ -18,6 +18,7 @@ from buildkit_riscv64 import dist, process
 from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.automation import signing
 
+from ..processes import eventually
 from .debianroot import Root, debian_root, served
 from .keys import Keyring
 from .miniature import Project, copy_checkout, remove, script, succeeded
@@ -309,6 +310,18 @@ def build_something(root: Root, sha256: str) -> None:
     assert sha256 in said
 
 
+CONTEXT = """
+mkdir /srv/context
+cp /usr/bin/buildctl /srv/context
+printf 'FROM scratch\nCOPY buildctl /buildctl\nRUN ["/buildctl", "--version"]\n' >/srv/context/Dockerfile
+"""
+BUILD = (
+    "buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
+    "--local=context=/srv/context", "--local=dockerfile=/srv/context",
+    "--output=type=tar,dest=/tmp/out.tar",
+)  # fmt: skip
+
+
 def test_life_under_systemd(made: Made, root: Root) -> None:
     shutil.copytree(made.first, root.path / "srv/repository")
     with root.booted() as system:
@@ -339,17 +352,8 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         assert "Seccomp:\t2" in status
         (bounding,) = re.findall(r"^CapBnd:\t(\w+)$", status, re.MULTILINE)
         assert not int(bounding, 16) & (1 << 16), "CAP_SYS_MODULE"
-        system.shell(
-            """
-            mkdir /srv/context
-            cp /usr/bin/buildctl /srv/context
-            printf 'FROM scratch\nCOPY buildctl /buildctl\nRUN ["/buildctl", "--version"]\n' >/srv/context/Dockerfile
-            """
-        )
-        build = ("buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
-                 "--local=context=/srv/context", "--local=dockerfile=/srv/context",
-                 "--output=type=tar,dest=/tmp/out.tar")  # fmt: skip
-        said = system.run("runuser", "-u", "member", "--", *build)
+        system.shell(CONTEXT)
+        said = system.run("runuser", "-u", "member", "--", *BUILD)
         assert "buildctl github.com/moby/buildkit" in said
 
         # It ends when it is asked to, and comes back when it is needed; a mistake is told.
@@ -389,6 +393,32 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         assert not system.exists("/var/lib/buildkit")
         left = system.run("systemctl", "list-units", "--all", "--no-legend", "buildkit*")
         assert left == ""
+
+
+def test_a_user_s_own_under_systemd(made: Made, root: Root) -> None:
+    shutil.copytree(made.first, root.path / "srv/repository")
+    with root.booted() as system:
+        use(system, made.first, "file:/srv/repository")
+        apt(system, "update")
+        apt(system, "install", "buildkit-rootless")
+        system.run("useradd", "--create-home", "--uid=1000", "member")
+        system.run("loginctl", "enable-linger", "member")
+        assert eventually(lambda: system.sees("/run/user/1000/systemd/private"))
+        user = ("runuser", "-u", "member", "--", "env", "XDG_RUNTIME_DIR=/run/user/1000",
+                "BUILDKIT_HOST=unix:///run/user/1000/buildkit/buildkitd.sock")  # fmt: skip
+        assert system.run(*user, "buildkit-rootless-check", "--quiet") == ""
+        done = system.attempt(*user, "systemctl", "--user", "start", "buildkit-rootless.service")
+        assert done.code == 0, system.run("journalctl", "--no-pager", "--lines=60")
+        system.shell(CONTEXT)
+        assert "buildctl github.com/moby/buildkit" in system.run(*user, *BUILD)
+        owner = system.run("stat", "--format=%U", "/home/member/.local/share/buildkit")
+        assert owner.strip() == "member"
+        system.run(*user, "systemctl", "--user", "stop", "buildkit-rootless.service")
+        left = system.attempt(
+            *user, "systemctl", "--user", "is-failed", "buildkit-rootless.service"
+        )
+        assert left.output.strip() == "inactive"
+        assert system.attempt("pgrep", "--uid=member", "buildkitd|rootlesskit").output == ""
 
 
 def change(path: Path, old: bytes, new: bytes) -> None:
@@ -594,7 +624,7 @@ Release: 1
 Summary: What else there is
 License: none
 BuildArch: noarch
-Provides: /bin/sh, runc, rootlesskit, shadow-utils, slirp4netns, systemd
+Provides: /bin/sh, iproute, iptables, runc, rootlesskit, shadow-utils, slirp4netns, systemd
 AutoReqProv: no
 %description
 %files
