@@ -44,7 +44,7 @@ record = {
     "inputs": build.inputs(found, target, build.Via.GO, pinned),
     "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:05Z", "seconds": 60.0,
 }
-build._describe(stage, found, go, record, target, None)
+build._describe(stage, build._head(found, go, record, target), go, target, None)
 """
 
 
