@@ -65,6 +65,8 @@ mount --bind "$1" "$1"
 mount -t proc proc "$1/proc"
 mount --bind "$1/proc/sys" "$1/proc/sys"
 mount -o remount,bind,ro "$1/proc/sys"
+# A user namespace gets a /proc of its own only where one can be seen whole.
+mount -t proc proc "$1/mnt"
 mount -t sysfs -o ro sysfs "$1/sys"
 mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$1/dev"
