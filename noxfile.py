@@ -146,6 +146,15 @@ def image(session: nox.Session) -> None:
     session.run("pytest", "-m", "image", *session.posargs, env=env)
 
 
+@nox.session(default=False, tags=["real"])
+def packages(session: nox.Session) -> None:
+    """Of the tests, those of packages, with the binaries that are in dist/: in a clean Debian."""
+    install(session)
+    env = {"BUILDKIT_TEST_DIST": str(Path("dist").resolve())}
+    tests = [f"tests/integration/test_{name}.py" for name in ("packages", "signing")]
+    session.run("pytest", *tests, *session.posargs, env=env)
+
+
 @nox.session(default=False, venv_backend="none", tags=["machine"])
 def riscv64(session: nox.Session) -> None:
     """The real upstream and its image, made natively in the emulated riscv64 machine and validated.

@@ -6,12 +6,18 @@ import functools
 
 from ..console import Status
 from ..doctor import CHECKS, Phase, check, share, tool
+from ..machine import checks as _machine  # noqa: F401 - what machines need is registered first
 
 _CALLED = {
     "apt-ftparchive": "It writes the indexes that apt reads.",
+    "cpio": "Tests unpack .rpm files with it.",
     "createrepo_c": "It writes the indexes that dnf reads.",
+    "dnf": "Tests install .rpm files with it.",
     "dpkg-deb": "A finished .deb is looked into with it.",
     "gpg": "It signs releases and repositories.",
+    "lintian": "Tests have it look at .deb files.",
+    "mmdebstrap": "Tests install packages in the clean Debian that it unpacks.",
+    "rpmlint": "Tests have it look at .rpm files.",
     "rpmsign": "It signs .rpm files.",
 }
 
@@ -19,5 +25,6 @@ _CALLED = {
 share("go", Phase.AUTOMATION)
 
 for _name, _why in _CALLED.items():
-    if all(one.name != _name for one in CHECKS):
-        check(_name, _why, Phase.AUTOMATION)(functools.partial(tool, _name, Status.WARN))
+    _taken = any(one.name == _name for one in CHECKS)
+    _title = f"{_name} for packages" if _taken else _name
+    check(_title, _why, Phase.AUTOMATION)(functools.partial(tool, _name, Status.WARN))

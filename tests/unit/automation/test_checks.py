@@ -15,7 +15,8 @@ def looked_at() -> dict[str, doctor.Check]:
 
 
 def test_what_packages_and_repositories_are_made_with() -> None:
-    assert {*checks._CALLED, "go"} <= looked_at().keys()
+    for name in (*checks._CALLED, "go"):
+        assert {name, f"{name} for packages"} & looked_at().keys(), name
     assert checks._CALLED.keys() <= PACKAGES.keys()
 
 
