@@ -23,6 +23,12 @@ FILES = 20_000
 GIGABYTE = 1 << 30
 
 
+def _waits(build: subprocess.Popen[bytes], log: Path) -> bool:
+    """True when a build has come to the step that all share; False when it has ended instead."""
+    assert eventually(lambda: "[shared " in log.read_text() or build.poll() is not None, BOUND)
+    return build.poll() is None
+
+
 @pytest.mark.parametrize("number", [16, 64])
 def test_concurrent_builds(builder: Builder, new_context: NewContext, number: int) -> None:
     """Builds at the same time: each gets its own result, and what they share is made once"""
@@ -40,19 +46,15 @@ def test_concurrent_builds(builder: Builder, new_context: NewContext, number: in
                 context, f"--opt=build-arg:IT={it}", f"--output=type=local,dest={place}"
             )
             with log.open("wb") as file:
-                child = process.guarded(command, stdout=subprocess.DEVNULL, stderr=file.fileno())
-                running.append(stack.enter_context(child))
+                started = process.guarded(command, stdout=subprocess.DEVNULL, stderr=file.fileno())
+                running.append(stack.enter_context(started))
             # One by one: a client gives up where the daemon has not got to it within 15 s, as
             # with many at once on a slow machine. All of them wait for the step that they share.
-            assert eventually(
-                lambda log=log, child=running[-1]: "[shared " in log.read_text() or child.poll(),
-                BOUND,
-            )
-            assert running[-1].poll() is None, log.read_text()
+            assert _waits(running[-1], log), log.read_text()
         held.wait()
         held.open()
-        for child, log in zip(running, logs, strict=True):
-            assert child.wait(BOUND) == 0, log.read_text()
+        for ended, log in zip(running, logs, strict=True):
+            assert ended.wait(BOUND) == 0, log.read_text()
     results = [text(place) for place in places]
     assert [it["own"] for it in results] == [str(it) for it in range(number)]
     assert len({it["shared"] for it in results}) == 1
