@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,6 +118,58 @@ def test_the_same_binaries_make_the_same_packages(made: Made, tmp_path: Path) ->
     assert "nothing has changed" in succeeded(again).stderr
     assert json.loads(again.stdout)["package_version"].endswith("-1")
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=packages, check=True)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path): dist.sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_what_was_there(made: Made, number: signal.Signals) -> None:
+    packages = made.project.dist / TARGET / "packages"
+    before = digests(packages)
+    with made.project.started("build-packages", "--revision", "7") as run:
+        run.wait_for("buildkit.deb …")
+        done = run.end(number)
+    assert done.code == (-9 if number is signal.SIGKILL else 130)
+    assert digests(packages) == before
+    assert eventually(
+        lambda: not process.probe(["pgrep", "--full", f"{TARGET}.packages.staging"]).ok
+    )
+    # The next one removes what was left, and is not kept from its work.
+    assert "nothing has changed" in succeeded(made.project.invoke("build-packages", "--revision", "2")).stderr  # fmt: skip
+    succeeded(made.project.invoke("build-packages", "--revision", "2", "--force"))
+    assert not list(made.project.dist.glob(".*staging*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_repository_leaves_no_key(made: Made, number: signal.Signals) -> None:
+    before = digests(made.project.dist / "repo")
+    homes = set(Path("/dev/shm").glob("buildkit-signing-*"))
+    signed = Project(made.project.root, {**made.project.env, signing.KEY: made.key})
+    with signed.started("publish-repo", "--force") as run:
+        run.wait_for("for dnf …")
+        done = run.end(number)
+    assert done.code == (-9 if number is signal.SIGKILL else 130)
+    assert digests(made.project.dist / "repo") == before
+    assert eventually(lambda: set(Path("/dev/shm").glob("buildkit-signing-*")) == homes)
+    assert made.key.splitlines()[5] not in done.stderr
+
+
+def test_refusals_are_one_line_and_a_fix(made: Made, tmp_path: Path) -> None:
+    for code, words, reason in [
+        (2, ("publish-repo",), "there is no key to sign with"),
+        (2, ("publish-repo", "--key", "/etc/passwd"), "is no armored private key"),
+        (2, ("publish-repo", "--unsigned", "--url", "nowhere"), "is no address"),
+        (2, ("build-packages", "--revision", "0"), "is no revision"),
+        (2, ("build-packages", "--target", "linux-riscv64-rva22u64"), "does not run on every"),
+    ]:
+        done = made.project.invoke(*words)
+        assert done.code == code, done.stderr
+        error, fix = done.stderr.splitlines()[-2:]
+        assert error.startswith("error: ")
+        assert reason in error
+        assert fix.startswith("  fix: ")
 
 
 def test_lintian(made: Made) -> None:
