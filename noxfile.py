@@ -39,6 +39,9 @@ def lint(session: nox.Session) -> None:
             *Path("buildkit_riscv64/machine/recipe").glob("*-hook"),
             *Path("dockerfiles/common/usr/bin").glob("*"),
             *(Path("dockerfiles/packages") / name for name in ("unpack", "complete")),
+            *Path("packaging/scripts/deb").glob("*"),
+            Path("packaging/buildkit-rootless-check"),
+            Path("packaging/completion/buildctl.bash"),
         ]
         session.run("shellcheck", "invoke", ".ci/run", "updatecli/move", *map(str, scripts))
         # Nor does zizmor.
