@@ -8,15 +8,18 @@ import re
 import secrets
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from buildkit_riscv64 import process
+from buildkit_riscv64 import host, process
+from buildkit_riscv64.host import Execution
 
 from ...processes import eventually
 from ..conftest import NewContext
 from ..daemon import BOUND
 from ..gate import gate
+from ..scenario import not_proven
 from .results import Builder, text
 
 FILES = 20_000
@@ -27,6 +30,17 @@ def _waits(build: subprocess.Popen[bytes], log: Path) -> bool:
     """True when a build has come to the step that all share; False when it has ended instead."""
     assert eventually(lambda: "[shared " in log.read_text() or build.poll() is not None, BOUND)
     return build.poll() is None
+
+
+def _give_up(builder: Builder, number: int, said: str) -> NoReturn:
+    """End a scenario in which a build has failed: where the machine is to blame, as not proven."""
+    in_time = "no such job" not in said and "healthcheck failed fatally" not in builder.daemon.log
+    if in_time or host.execution() is Execution.NATIVE:
+        pytest.fail(said)
+    not_proven(
+        f"{number} builds at once keep this emulated machine busy for longer than the 15 s"
+        " after which upstream takes a client or the daemon for dead"
+    )
 
 
 @pytest.mark.parametrize("number", [16, 64])
@@ -50,11 +64,13 @@ def test_concurrent_builds(builder: Builder, new_context: NewContext, number: in
                 running.append(stack.enter_context(started))
             # One by one: a client gives up where the daemon has not got to it within 15 s, as
             # with many at once on a slow machine. All of them wait for the step that they share.
-            assert _waits(running[-1], log), log.read_text()
+            if not _waits(running[-1], log):
+                _give_up(builder, number, log.read_text())
         held.wait()
         held.open()
         for ended, log in zip(running, logs, strict=True):
-            assert ended.wait(BOUND) == 0, log.read_text()
+            if ended.wait(BOUND) != 0:
+                _give_up(builder, number, log.read_text())
     results = [text(place) for place in places]
     assert [it["own"] for it in results] == [str(it) for it in range(number)]
     assert len({it["shared"] for it in results}) == 1
