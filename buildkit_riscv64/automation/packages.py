@@ -1,9 +1,9 @@
 """`invoke build-packages`: .deb and .rpm of the binaries that are in `dist/`.
 
 What is in them, and how they install, is declared in `packaging/`. nfpm makes them: the
-version of it that packaging/go.mod pins, compiled by the pinned Go. It makes the same
-bytes of the same binaries on every machine, so packages for riscv64 can be made anew,
-and compared, anywhere.
+version of it that packaging/go.mod pins, compiled by the pinned Go. It compresses by
+itself, so the same binaries make the same bytes, and runs none of them, so packages for
+riscv64 can be made anywhere.
 """
 
 from __future__ import annotations

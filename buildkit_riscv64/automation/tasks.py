@@ -128,7 +128,7 @@ def build_packages(
 
     Needs `invoke build-binaries`; with its --bundle the packages bring runc, CNI plugins
     and rootlesskit, without they depend on the distribution's. The same binaries make the
-    same packages, to the bit, on every machine. Refuses binaries that are damaged or that
+    same packages, to the bit. Refuses binaries that are damaged or that
     have changed since they were checked. Does nothing when nothing has changed.
 
     Leaves them in dist/TARGET/packages/; `invoke publish-repo` makes repositories of them.
