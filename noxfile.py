@@ -163,11 +163,12 @@ def riscv64(session: nox.Session) -> None:
     """The real upstream and its image, made natively in the emulated riscv64 machine and validated.
 
     Binaries are cross-checked here. There, docker runs the image: as a builder,
-    alone, rootless. Then the whole matrix runs there, and its evidence comes back.
-    Some hours; the machine and its caches are kept.
+    alone, rootless. Then the whole matrix runs there, and its evidence comes back,
+    and packages are made of it. Some hours; the machine and its caches are kept.
     """
     run_invoke(session, "machine.create", "--yes", "--if-missing")
-    run_invoke(session, "on", "riscv64", "--yes", "--", "build-binaries", *session.posargs)
+    build = ["build-binaries", "--bundle", *session.posargs]
+    run_invoke(session, "on", "riscv64", "--yes", "--", *build)
     run_invoke(session, "check-binaries", "--target", "linux-riscv64")
     run_invoke(session, "verify-binaries", "--cross-check", "--target", "linux-riscv64")
     run_invoke(session, "on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit")
@@ -183,6 +184,8 @@ def riscv64(session: nox.Session) -> None:
     ]
     run_invoke(session, "on", "riscv64", "--yes", "--", "nox", "-s", "image", "--", *chosen)
     run_invoke(session, "on", "riscv64", "--yes", "--", "validate")
+    run_invoke(session, "on", "riscv64", "--yes", "--", "build-packages")
+    run_invoke(session, "status", "--target", "linux-riscv64")
 
 
 @nox.session(default=False)
