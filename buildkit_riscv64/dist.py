@@ -183,6 +183,21 @@ class Artifacts:
         return True
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task that makes artifacts.
+
+    Args:
+        artifacts: the finished folder; None when nothing was to be done but said.
+        up_to_date: nothing had changed, so nothing was done.
+        seconds: how long it took.
+    """
+
+    artifacts: Artifacts | None
+    up_to_date: bool
+    seconds: float
+
+
 def _kind(path: Path, name: str) -> tuple[str, str]:
     """What a folder holds, and the task that makes it."""
     match name:

@@ -112,21 +112,6 @@ class Options:
         return cls(target=chosen, revision=revision, maintainer=maintainer, **others)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of it.
-
-    Args:
-        artifacts: the finished folder; None when nothing was to be done but said.
-        up_to_date: nothing had changed, so nothing was done.
-        seconds: how long it took.
-    """
-
-    artifacts: dist.Artifacts | None
-    up_to_date: bool
-    seconds: float
-
-
 @functools.cache
 def _declared(folder: Path) -> str:
     """The digest of all that is declared."""
@@ -189,7 +174,7 @@ def _verified(binaries: dist.Artifacts) -> None:
             raise CheckError(f"{dist.shown(binaries.path / name)} is damaged", check.REMEDY)
 
 
-def build(options: Options) -> Outcome:
+def build(options: Options) -> dist.Outcome:
     """Make, check and publish the packages of a target.
 
     Raises:
@@ -204,14 +189,14 @@ def build(options: Options) -> Outcome:
     place = dist.folder(target) / dist.PACKAGES
     previous = dist.find(place)
     if previous and not options.force and previous.inputs == digest and previous.unchanged():
-        return Outcome(previous, up_to_date=True, seconds=time.time() - started)
+        return dist.Outcome(previous, up_to_date=True, seconds=time.time() - started)
     version = f"{binaries.manifest['version'].removeprefix('v')}-{options.revision}"
     files = [file_name(name, form, version, target) for name in NAMES for form in FORMATS]
     if options.dry:
         say(f"would package {', '.join(binaries.programs)} of {dist.shown(binaries.path)} as")
         for file in files:
             say(f"  {dist.shown(place / file)}")
-        return Outcome(None, up_to_date=False, seconds=time.time() - started)
+        return dist.Outcome(None, up_to_date=False, seconds=time.time() - started)
     doctor.provide(["dpkg-deb"], yes=options.yes)
     with step("fetching Go and nfpm, where they are not there yet"):
         nfpm = gotools.compiled(toolchain.ensure(pinned), declarations(), _MODULE)
@@ -231,7 +216,7 @@ def build(options: Options) -> Outcome:
             artifacts = dist.publish_part(stage, target, dist.PACKAGES)
         except OSError as error:
             raise dist.storage_error(error, stage) from error
-    return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
+    return dist.Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
 def _documents(programs: Iterable[str]) -> list[str]:

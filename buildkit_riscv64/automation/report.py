@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .. import dist
 from ..console import count, duration, emit_json, say, size, step_summary, table, warn
 from ..validation import page
-from . import chain, packages, pinned, release, repository, status, track
+from . import chain, pinned, release, repository, status, track
 
 _CHAIN = ("phase", "", "version", "made on", "when", "sha256")
 
@@ -97,7 +97,7 @@ def tracked(outcome: track.Outcome, *, json: bool) -> None:
         say(f"nothing was changed in {outcome.repository}")
 
 
-def packaged(outcome: packages.Outcome, *, json: bool) -> None:
+def packaged(outcome: dist.Outcome, *, json: bool) -> None:
     """Every package, and where they are."""
     if outcome.artifacts is None:
         return

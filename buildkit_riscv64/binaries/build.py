@@ -87,21 +87,6 @@ class Options:
         return cls(via=Via(via), **others)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a build.
-
-    Args:
-        artifacts: the finished folder; None when nothing was to be done but said.
-        up_to_date: nothing had changed, so nothing was done.
-        seconds: how long it took.
-    """
-
-    artifacts: dist.Artifacts | None
-    up_to_date: bool
-    seconds: float
-
-
 def inputs(
     source: sources.Source,
     target: Target,
@@ -368,7 +353,7 @@ def _plan(options: Options) -> _Plan:
     )  # fmt: skip
 
 
-def build(options: Options) -> Outcome:
+def build(options: Options) -> dist.Outcome:
     """Compile, check and publish the binaries for this machine.
 
     Raises:
@@ -381,14 +366,14 @@ def build(options: Options) -> Outcome:
     if plan.commands_stay and plan.bundle_stays:
         if not options.dry:
             dist.sweep(target)
-        return Outcome(previous, up_to_date=True, seconds=time.time() - started)
+        return dist.Outcome(previous, up_to_date=True, seconds=time.time() - started)
 
     say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
     if previous is not None and "bundle" in previous.manifest and not plan.parts:
         say("note: the bundle that is there is not made anew without --bundle")
     if options.dry:
         _say_what_would_run(plan)
-        return Outcome(None, up_to_date=False, seconds=time.time() - started)
+        return dist.Outcome(None, up_to_date=False, seconds=time.time() - started)
     if not plan.bundle_stays:
         from . import cc
 
@@ -410,7 +395,7 @@ def build(options: Options) -> Outcome:
             artifacts = dist.publish(stage, target)
         except OSError as error:
             raise dist.storage_error(error, stage) from error
-    return Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
+    return dist.Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
 def _take_over(

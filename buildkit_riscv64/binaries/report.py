@@ -7,10 +7,9 @@ from typing import Any
 
 from .. import dist
 from ..console import duration, emit_json, say, size, table
-from .build import Outcome
 
 
-def built(outcome: Outcome, *, json: bool) -> None:
+def built(outcome: dist.Outcome, *, json: bool) -> None:
     """Where the files are, how large, their hashes, how long it took."""
     artifacts = outcome.artifacts
     if artifacts is None:

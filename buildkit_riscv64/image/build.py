@@ -84,19 +84,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(dist.Outcome):
     """What became of a build.
 
     Args:
-        artifacts: the finished folder; None when nothing was to be done but said.
-        up_to_date: nothing had changed, so nothing was done.
-        seconds: how long it took.
         loaded: what docker calls it, if docker was to load it.
     """
 
-    artifacts: dist.Artifacts | None
-    up_to_date: bool
-    seconds: float
     loaded: str = ""
 
 

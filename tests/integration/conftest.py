@@ -15,6 +15,7 @@ from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import toolchain
 
 from . import dockerd
+from .keys import Keyring
 from .miniature import (
     Project,
     Upstream,
@@ -144,6 +145,19 @@ def upstream_target(upstream_project: Project) -> Path:
 def binaries(upstream_target: Path) -> Path:
     """The folder with the real buildkitd and buildctl, for this machine."""
     return upstream_target / "bin"
+
+
+@pytest.fixture(scope="session")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyring]:
+    """A GnuPG home with keys that are nobody's."""
+    with Keyring(tmp_path_factory.mktemp("ring")) as ring:
+        yield ring
+
+
+@pytest.fixture(scope="session")
+def key(ring: Keyring) -> str:
+    """An armored private key that signs."""
+    return ring.private(ring.make("Signer <signer@example.org>"))
 
 
 @pytest.fixture(scope="session")

@@ -34,17 +34,6 @@ pytestmark = pytest.mark.integration
 TAG = "v0.32.2"
 
 
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyring]:
-    with Keyring(tmp_path_factory.mktemp("ring")) as ring:
-        yield ring
-
-
-@pytest.fixture(scope="module")
-def key(ring: Keyring) -> str:
-    return ring.private(ring.make("Signer <signer@example.org>"))
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, key: str, tmp_path: Path) -> Iterator[Hub]:
     """A GitHub that gh finds too: that name, and no other, is asked without TLS, by a proxy."""

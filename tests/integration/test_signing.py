@@ -21,17 +21,6 @@ from .keys import Keyring
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyring]:
-    with Keyring(tmp_path_factory.mktemp("ring")) as ring:
-        yield ring
-
-
-@pytest.fixture(scope="module")
-def key(ring: Keyring) -> str:
-    return ring.private(ring.make("Signer <signer@example.org>"))
-
-
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
     before = homes()

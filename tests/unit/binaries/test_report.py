@@ -7,7 +7,7 @@ import pytest
 
 from buildkit_riscv64 import dist
 from buildkit_riscv64.binaries import report
-from buildkit_riscv64.binaries.build import Outcome
+from buildkit_riscv64.dist import Outcome
 
 from ..making import edit_manifest
 
