@@ -54,7 +54,10 @@ def ended(daemon: Daemon) -> None:
 def consistent(daemon: Daemon, since: int) -> None:
     """Nothing that its cache says is there is missing; it can be listed, and emptied."""
     daemon.du()
-    said = daemon.log[since:]
+    # What is kept of builds that are over is written when it comes to that: it may be of one
+    # that had no space for it.
+    lines = daemon.log[since:].splitlines()
+    said = "\n".join(line for line in lines if 'span="create history record"' not in line)
     for word in ("level=error", "not found", "panic"):
         assert word not in said, said
     daemon.buildctl("prune", "--all").good()
