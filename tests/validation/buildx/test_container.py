@@ -149,7 +149,7 @@ def test_cache_between_builders(client: Docker, builder: str, base: BaseImage, n
     with client.builder("--driver-opt=network=host") as another:
         for place in places.values():
             done = client.build(another, context, with_base, f"--cache-from={place.replace('dest=', 'src=')}").good()  # fmt: skip
-            assert cached(done, "RUN date")
+            assert cached(done, "RUN date"), done.stderr
             client.buildx("prune", f"--builder={another}", "--all", "--force").good()
 
 
