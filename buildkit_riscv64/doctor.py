@@ -45,6 +45,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
     "openssl": "openssl",
+    "pgrep": "procps",
     "qemu-img": "qemu-utils",
     "rootlesskit": "rootlesskit",
     "rpmlint": "rpmlint",

@@ -9,8 +9,9 @@ from .cli import command
 #: Commands that the tests call. A docker engine and a registry they unpack themselves:
 #: installed, these would be services on this machine.
 NEEDED_BY_TESTS = (
-    "git", "iptables", "make", "mmdebstrap", "newuidmap", "openssl", "rsync", "runc", "skopeo",
-    "sshd", "umoci", "xz",
+    "apt-ftparchive", "cpio", "createrepo_c", "dnf", "gh", "git", "gpg", "iptables", "lintian",
+    "make", "mmdebstrap", "newuidmap", "openssl", "pgrep", "rpmlint", "rpmsign", "rsync", "runc",
+    "skopeo", "sshd", "umoci", "xz",
 )  # fmt: skip
 
 
@@ -49,10 +50,11 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     """Run the project's tests: format, lint, types, unit and integration tests.
 
     The integration tests compile the real upstream from nothing and boot an
-    emulated riscv64 machine, and then everything is validated: an hour on a laptop,
+    emulated riscv64 machine, and then everything is validated: forty minutes on a laptop,
     longer on a board, which has nothing to emulate. `--session unit` takes seconds.
-    What is missing is installed: gcc, git, iptables, libseccomp, make, mmdebstrap,
-    openssl, pkg-config, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
+    What is missing is installed: apt-utils, cpio, createrepo-c, dnf, gcc, gh, git, gnupg,
+    iptables, libseccomp, lintian, make, mmdebstrap, openssl, pkg-config, procps, rpm, rpmlint,
+    rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
     """
     import sys
 
