@@ -437,7 +437,7 @@ def test_the_second_run_waits_and_says_so(monkeypatch: pytest.MonkeyPatch, capfd
         second = threading.Thread(target=lambda: found.append(bases.ensure(PINS)))
         second.start()
         said, deadline = "", time.monotonic() + 30
-        while "waiting for it" not in said and time.monotonic() < deadline:
+        while not said.endswith("\n") and time.monotonic() < deadline:
             said += capfd.readouterr().err
             time.sleep(0.01)
         assert said == "another run is making the base; waiting for it\n"
