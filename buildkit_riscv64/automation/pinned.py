@@ -22,8 +22,6 @@ from .github import TIMEOUT, Client, Repository
 GO = "Go"
 #: Go's releases, of the lines that are supported.
 GO_RELEASES = "https://go.dev/dl/?mode=json"
-#: Where Debian's archive is for a machine that has none of its own.
-DEBIAN = "https://deb.debian.org/debian"
 
 _USES = re.compile(r"uses:\s*([\w.-]+/[\w.-]+)[\w./-]*@([0-9a-f]{40})\s+#\s*(v[\w.]+)")
 
@@ -88,11 +86,8 @@ def _go() -> Pin:
 
 
 def _debian() -> Pin:
-    """Of Debian, the release that is stable."""
-    try:
-        archive = debian.mirror()
-    except Failure:
-        archive = DEBIAN
+    """Of Debian, the release that is stable, as this machine's own archive has it."""
+    archive = debian.mirror()
     told = _fetch(f"{archive}/dists/{debian.ALIAS}/Release").text
     codename = re.search(r"^Codename: (\S+)$", told, re.M)
     if not codename:
@@ -130,7 +125,7 @@ def examine(client: Client) -> Iterator[Pin]:
     for name, version, look in looks:
         try:
             yield look()
-        except NetworkError as error:
+        except Failure as error:
             yield Pin(name, version, "", State.UNKNOWN, error.brief)
     for name, commit, version in used():
         try:

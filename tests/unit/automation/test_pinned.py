@@ -94,13 +94,13 @@ def test_a_new_debian(hub: Hub, pages: dict[str, str]) -> None:
 
 
 def test_a_machine_that_is_no_debian(hub: Hub, pages: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(pinned, "DEBIAN", debian.mirror())
-
     def none() -> str:
         raise MissingRequirementError("no Debian archive")
 
     monkeypatch.setattr(debian, "mirror", none)
-    assert examine()["Debian"].state is State.CURRENT
+    found = examine()
+    assert found["Debian"] == Pin("Debian", "trixie", "", State.UNKNOWN, "no Debian archive")
+    assert found["Go"].state is State.BEHIND
 
 
 @pytest.mark.parametrize(
