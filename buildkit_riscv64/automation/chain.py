@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def links(target: Target) -> list[Link]:
     binaries = _link("binaries", "build-binaries", place, lambda found: _binaries(found, target))
     if binaries.artifacts and verdict(binaries.artifacts) is None:
         remark = "no machine of another architecture has compiled the same yet: `invoke verify-binaries --cross-check`"
-        binaries = Link(**{**vars(binaries), "remarks": (remark,)})
+        binaries = replace(binaries, remarks=(remark,))
     chain = [binaries]
     for variant in VARIANTS:
         flag = " --rootless" if variant == "rootless" else ""

@@ -99,14 +99,14 @@ class Outcome:
         artifacts: its folder; None under `--dry`.
         description: what it consists of.
         state: 'released', 'released before' or 'would be released'.
-        latest: it is the newest stable one.
+        latest: it is the newest stable one; None where GitHub was not there to be asked.
         seconds: how long it took.
     """
 
     artifacts: dist.Artifacts | None
     description: Mapping[str, Any]
     state: str
-    latest: bool
+    latest: bool | None
     seconds: float
 
 
@@ -293,16 +293,18 @@ def release(options: Options) -> Outcome:
         with step("gathering the release"):
             description = _signed(options, links, stage)
         with github.Client.connected(dry=options.dry) as client:
-            releases = _asked(options, client)
+            asked = _asked(options, client)
+            # Only a dry run gets so far without GitHub.
+            releases = asked or []
             published = _published(description["tag"], releases)
             if published:
                 _compare(description, published)
-            latest = _newest(description["tag"], releases)
+            latest = None if asked is None else _newest(description["tag"], releases)
             if options.dry:
                 state = "released before" if published else "would be released"
                 return Outcome(None, description, state, latest, time.monotonic() - started)
             if not published:
-                _publish(options, client, description, stage, releases, latest=latest)
+                _publish(options, client, description, stage, releases, latest=bool(latest))
         found = dist.publish_part(stage, options.target, dist.RELEASE)
     state = "released before" if published else "released"
     return Outcome(found, description, state, latest, time.monotonic() - started)
@@ -322,11 +324,7 @@ def _refuse(reasons: Sequence[str], options: Options) -> None:
 
 def _refuse_another_tag(options: Options, links: Sequence[chain.Link]) -> None:
     """A tag that somebody has pushed says what is to be released: this, or nothing."""
-    (version,) = (
-        link.artifacts.manifest["version"]
-        for link in links
-        if link.artifacts and link.name == "binaries"
-    )
+    version = links[0].manifest["version"]
     ours = tag_of(version, options.revision)
     if options.tag and options.tag != ours:
         raise CheckError(
@@ -344,15 +342,15 @@ def _signed(options: Options, links: Sequence[chain.Link], stage: Path) -> dict[
         return _gather(options, links, signer, stage)
 
 
-def _asked(options: Options, client: github.Client) -> list[dict[str, Any]]:
-    """The releases that there are; a dry run may be without GitHub, and says so."""
+def _asked(options: Options, client: github.Client) -> list[dict[str, Any]] | None:
+    """The releases that there are; None for a dry run without GitHub, which it says."""
     try:
         return github.Repository(client, github.repository(options.repository)).releases()
     except (NetworkError, UsageError) as error:
         if not options.dry:
             raise
         warn(f"whether it has been released is not known: {error.brief}")
-        return []
+        return None
 
 
 def _published(tag: str, releases: Iterable[dict[str, Any]]) -> dict[str, Any] | None:

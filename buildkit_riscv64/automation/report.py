@@ -58,7 +58,8 @@ def released(outcome: release.Outcome, *, json: bool) -> None:
     table(header, rows, title=described["title"])
     total = size(sum(file["size"] for file in described["files"]))
     say(f"{described['title']}: {count(len(rows), 'file')}, {total}, {outcome.state}")
-    say("it is the newest stable release" if outcome.latest else "a newer stable release is there; it is not marked as the latest")  # fmt: skip
+    if outcome.latest is not None:
+        say("it is the newest stable release" if outcome.latest else "a newer stable release is there; it is not marked as the latest")  # fmt: skip
     if described["key"]:
         say(f"signed by {described['key']}")
     if outcome.artifacts:

@@ -299,7 +299,10 @@ def test_a_dry_run_without_a_key_and_github(
     monkeypatch.delenv(signing.KEY, raising=False)
     made = run(dry=True)
     assert [file["name"] for file in made.description["files"]] == [*NAMES, releases.DESCRIPTION]
+    assert made.latest is None
+    report.released(made, json=False)
     err = capsys.readouterr().err
+    assert "newest stable" not in err
     assert f"there is no key in {signing.KEY}" in err
     assert "whether it has been released is not known" in err
 
