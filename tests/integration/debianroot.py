@@ -9,13 +9,10 @@ first process, with control groups and a network of its own.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 import http.server
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -23,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildkit_riscv64 import debian, process, project
+from buildkit_riscv64 import debian, process
 from buildkit_riscv64.arch import Architecture
 
 from ..processes import eventually
+from .roots import kept
 
 #: What the packages depend on, so that nothing but them comes from their repository; and
 #: what reads their man pages, completions and profiles.
@@ -93,25 +91,15 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 /lib/systemd/s
 
 
 def _template() -> Path:
-    recipe = f"{debian.SUITE} {platform.machine()} {PACKAGES}"
-    cache = project.cache()
-    root = cache / f"test-debian-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".test-debian.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for interrupted in cache.glob(".test-debian-*/"):
-            shutil.rmtree(interrupted)
-        if not root.is_dir():
-            release = debian.release(Architecture.here())
-            with tempfile.TemporaryDirectory(prefix=".test-debian-", dir=cache) as aside:
-                made = Path(aside) / "root"
-                process.run(
-                    ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}",
-                     debian.SUITE, made, release.source()],
-                )  # fmt: skip
-                (made / "etc/apt/sources.list").unlink()
-                made.rename(root)
-    return root
+    def make(root: Path) -> None:
+        release = debian.release(Architecture.here())
+        process.run(
+            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}",
+             debian.SUITE, root, release.source()],
+        )  # fmt: skip
+        (root / "etc/apt/sources.list").unlink()
+
+    return kept("test-debian", f"{debian.SUITE} {platform.machine()} {PACKAGES}", make)
 
 
 @dataclass(frozen=True)

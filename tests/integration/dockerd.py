@@ -10,8 +10,6 @@ there but one that runs in that network: tests bring their images. And
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import platform
 import shutil
@@ -22,12 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from buildkit_riscv64 import debian, process, project
+from buildkit_riscv64 import debian, process
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.machine import base
 
 from ..processes import alive, eventually
 from .miniature import script
+from .roots import kept
 
 #: With all that they depend on; base-files brings the folders, mount is for entering.
 PACKAGES = (
@@ -88,22 +87,11 @@ def _root() -> Path:
     """Where Debian's engine is: on this very machine, in the cache, or unpacked there now."""
     if all((Path("/") / program).exists() for program in (DOCKER, DOCKERD, BUILDX, REGISTRY)):
         return Path("/")
-    recipe = f"{debian.SUITE} {platform.machine()} {PACKAGES}"
-    cache = project.cache()
-    root = cache / f"test-dockerd-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".test-dockerd.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for interrupted in cache.glob(".test-dockerd-*"):
-            shutil.rmtree(interrupted)
-        if not root.is_dir():
-            with tempfile.TemporaryDirectory(prefix=".test-dockerd-", dir=cache) as aside:
-                made = Path(aside) / "root"
-                process.run(
-                    base.unpack_command(debian.release(Architecture.here()), PACKAGES, made)
-                )
-                made.rename(root)
-    return root
+
+    def make(root: Path) -> None:
+        process.run(base.unpack_command(debian.release(Architecture.here()), PACKAGES, root))
+
+    return kept("test-dockerd", f"{debian.SUITE} {platform.machine()} {PACKAGES}", make)
 
 
 def command(root: Path, program: str) -> list[str]:
