@@ -145,33 +145,15 @@ def _binaries(target: Target) -> dist.Artifacts:
     Raises:
         CheckError: there are none, or they are not what they were when they were finished.
     """
-    found = dist.load(dist.folder(target))
-    place = dist.shown(found.path)
-    if wrong := check.objection(found.manifest):
-        raise CheckError(f"{place}/{dist.MANIFEST}: {wrong}", check.REMEDY)
-    if found.manifest["target"] != target.name:
-        raise CheckError(f"{place} has binaries for {found.manifest['target']}", check.REMEDY)
+    found = check.finished(target)
     try:
         pins.release_tag(found.manifest["version"])
     except UsageError as error:
         raise CheckError(
-            f"{place} has {found.manifest['version']}, which is no release",
+            f"{dist.shown(found.path)} has {found.manifest['version']}, which is no release",
             "build the pinned source: `invoke build-binaries`",
         ) from error
-    if not found.unchanged():
-        raise CheckError(f"{place}: its files are not those of its manifest", check.REMEDY)
     return found
-
-
-def _verified(binaries: dist.Artifacts) -> None:
-    """Read each file once more: a bit that has fallen changes neither size nor time.
-
-    Raises:
-        CheckError: one is damaged.
-    """
-    for name, file in binaries.files.items():
-        if dist.sha256(binaries.path / name) != file["sha256"]:
-            raise CheckError(f"{dist.shown(binaries.path / name)} is damaged", check.REMEDY)
 
 
 def build(options: Options) -> dist.Outcome:
@@ -203,7 +185,7 @@ def build(options: Options) -> dist.Outcome:
     with dist.lock(target), dist.staging(target, part=dist.PACKAGES) as stage:
         try:
             binaries = _binaries(target)
-            _verified(binaries)
+            check.require_same_bytes(binaries, binaries.files)
             scratch = stage / "scratch"
             _lay_out(scratch, options, binaries)
             for name in NAMES:

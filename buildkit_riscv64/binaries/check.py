@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,37 @@ def objection(manifest: Mapping[str, Any], schema: Path = SCHEMA) -> str:
     except fastjsonschema.JsonSchemaValueException as error:
         return str(error.message)
     return ""
+
+
+def finished(target: Target) -> dist.Artifacts:
+    """A target's binaries for a later phase, as they were when they were finished.
+
+    Sizes and times tell; :func:`require_same_bytes` reads them.
+
+    Raises:
+        CheckError: there are none, or they are others.
+    """
+    found = dist.load(dist.folder(target))
+    place = dist.shown(found.path)
+    if wrong := objection(found.manifest):
+        raise CheckError(f"{place / dist.MANIFEST}: {wrong}", REMEDY)
+    if found.manifest["target"] != target.name:
+        raise CheckError(f"{place} holds binaries for {found.manifest['target']}", REMEDY)
+    if not found.unchanged():
+        raise CheckError(f"the files in {place} are not those of its manifest", REMEDY)
+    return found
+
+
+def require_same_bytes(binaries: dist.Artifacts, names: Iterable[str]) -> None:
+    """Read files once more: a bit that has fallen changes neither size nor time.
+
+    Raises:
+        CheckError: one is damaged.
+    """
+    for name in names:
+        if dist.sha256(binaries.path / name) != binaries.files[name]["sha256"]:
+            place = dist.shown(binaries.path / name)
+            raise CheckError(f"{place} is not that of its manifest", REMEDY)
 
 
 def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:

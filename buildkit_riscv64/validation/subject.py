@@ -64,7 +64,10 @@ def find(target: Target, suites: Sequence[Suite]) -> Subject:
             f"{target.name} is validated on {target.arch}, and this machine is {Architecture.here()}",
             f"invoke on {target.arch} -- validate",
         )
-    binaries = _binaries(target)
+    from ..binaries.check import finished, require_same_bytes
+
+    binaries = finished(target)
+    require_same_bytes(binaries, map(dist.binary, dist.COMMANDS))
     images = {
         variant: image for variant in VARIANTS if (image := _image(target, variant, binaries))
     }
@@ -76,23 +79,6 @@ def find(target: Target, suites: Sequence[Suite]) -> Subject:
             f"run `invoke build-image{' --rootless' if missing[0] == 'rootless' else ''}` first",
         )
     return Subject(target, binaries, images)
-
-
-def _binaries(target: Target) -> dist.Artifacts:
-    from ..binaries.check import REMEDY, objection
-
-    binaries = dist.load(dist.folder(target))
-    place = dist.shown(binaries.path)
-    if wrong := objection(binaries.manifest):
-        raise CheckError(f"{place / dist.MANIFEST}: {wrong}", REMEDY)
-    if binaries.manifest["target"] != target.name:
-        raise CheckError(f"{place} holds binaries for {binaries.manifest['target']}", REMEDY)
-    if not binaries.unchanged():
-        raise CheckError(f"the files in {place} are not those of its manifest", REMEDY)
-    for command, sha256 in programs(binaries).items():
-        if dist.sha256(binaries.path / dist.binary(command)) != sha256:
-            raise CheckError(f"{place / dist.binary(command)} is not that of its manifest", REMEDY)
-    return binaries
 
 
 def _image(target: Target, variant: str, binaries: dist.Artifacts) -> dist.Artifacts | None:

@@ -199,7 +199,7 @@ def _tamper(folder: Path) -> None:
         (lambda folder: edit_manifest(folder, lambda m: m.pop("host")), "must contain"),
         (lambda folder: (folder / "bin" / "buildctl").unlink(), "not those of its manifest"),
         (lambda folder: (folder / "bin" / "buildctl").write_text("another"), "not those of its"),
-        (_tamper, "buildkitd is damaged"),
+        (_tamper, "buildkitd is not that of its manifest"),
         (lambda f: edit_manifest(f, lambda m: m.update(target="linux-amd64")), "for linux-amd64"),
         (lambda f: edit_manifest(f, lambda m: m.update(version="v0.33.0-rc1")), "is no release"),
     ],
