@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from buildkit_riscv64 import project
 
+from ..pages import BLOCKS, PAGES, Block, blocks_of
 from .test_workflows import objections, sessions  # noqa: F401 - a fixture
 
-PAGES = sorted([project.ROOT / "README.md", *(project.ROOT / "docs").rglob("*.md")])
-WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
 #: What stands for something, or is Invoke's and nox's own.
 FREE = re.compile(r"invoke (TASK|--list|--debug TASK|--print-completion|--dry TASK)|nox (--list|…)|invoke …")  # fmt: skip
-
-
-def commands(text: str) -> Iterator[str]:
-    """The lines of a page's shell blocks, each whole and without its comment."""
-    for block in re.findall(r"^ *```sh\n(.*?)^ *```", text, re.M | re.S):
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            if words := re.sub(r"\s#\s.*$", "", line).strip():
-                yield words
+#: Where `nox -s walkthrough` types what a page says.
+PLACES = {"checkout", "debian", "docker"}
 
 
 def ours(line: str) -> str:
@@ -33,9 +25,9 @@ def ours(line: str) -> str:
 
 
 LINES = sorted({
-    (page.name, line)
-    for page in WRITTEN
-    for line in map(ours, commands(page.read_text()))
+    (block.page, line)
+    for block in BLOCKS
+    for line in map(ours, block.commands)
     if line and not FREE.search(line)
 })  # fmt: skip
 
@@ -61,12 +53,56 @@ def test_what_is_ours(line: str, command: str) -> None:
     assert ours(line) == command
 
 
-def test_lines_of_a_page() -> None:
-    page = "x\n```sh\na \\\n    b   # c\n# alone\n```\n```toml\nd\n```\n1. e\n\n   ```sh\n   f\n   ```\n"
-    assert list(commands(page)) == ["a b", "# alone", "f"]
+PAGE = """x
+<!-- run in: docker -->
+```sh
+a \\
+    b   # c
+# alone
+d#e
+```
+```toml
+f
+```
+1. g
+
+   <!-- not run: because -->
+   ```sh
+   h
+   ```
+<!-- run by: nox -s unit -->
+
+Something else.
+```sh
+i
+```
+"""
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_blocks_of_a_page() -> None:
+    one, two, three = blocks_of(PAGE, "page.md")
+    assert list(one.commands) == ["a b", "d#e"]
+    assert (str(one), one.how, one.where) == ("page.md:3", "run in", "docker")
+    assert (two.script, two.how, two.where) == ("h\n", "not run", "because")
+    assert (three.how, three.where) == ("", "")
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_each_block_is_run_or_the_page_says_why_not(block: Block, sessions: set[str]) -> None:  # noqa: F811 # fmt: skip
+    match block.how, block.where.split():
+        case "run in", [place]:
+            assert place in PLACES
+        case "run by", ["nox", "-s", session]:
+            assert session in sessions
+        case "run by", [path]:
+            assert (project.ROOT / path).exists()
+        case "not run", [_, *_]:
+            pass
+        case _:
+            pytest.fail(f"{block}: who types this, or why does nobody?")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if not target.startswith(("http:", "https:")):
@@ -75,7 +111,7 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 
 def test_every_page_is_in_the_site() -> None:
     index = (project.ROOT / "docs" / "index.md").read_text()
-    for page in WRITTEN:
+    for page in PAGES:
         name = page.relative_to(project.ROOT)
         if name.parts[0] == "docs" and name.name != "index.md":
             assert f"\n{name.relative_to('docs').with_suffix('')}\n" in index, name
