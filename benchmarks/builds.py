@@ -29,14 +29,13 @@ from benchmarks.measure import (
     peak_bytes,
 )
 from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import binfmt, dist, doctor, host, process, project
+from buildkit_riscv64 import binfmt, dist, doctor, host, process, project, schemas
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
 from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
 from tests.validation import bases
 
 NAME = "builds"
-SCHEMA = project.ROOT / "schemas" / "benchmark.schema.json"
 #: Version of the results' format, as in the schema.
 FORMAT = 1
 #: Whose programs a foreign step runs, the first that this machine can emulate.
@@ -305,17 +304,6 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def objection(results: Any) -> str:
-    """What the schema has against results; nothing when they are good."""
-    import fastjsonschema
-
-    try:
-        fastjsonschema.validate(json.loads(SCHEMA.read_text()), results)
-    except fastjsonschema.JsonSchemaValueException as error:
-        return str(error.message)
-    return ""
-
-
 def load(path: Path) -> dict[str, Any]:
     """Results that are kept.
 
@@ -324,7 +312,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         results = json.loads(path.read_text())
-        wrong = objection(results)
+        wrong = schemas.objection(results, schemas.BENCHMARK)
     except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
@@ -339,7 +327,7 @@ def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
     new: dict[str, Any] = {"name": NAME, "format": FORMAT, "runs": []}
     results = load(path) if path.exists() else new
     results["runs"].append(run)
-    if wrong := objection(results):
+    if wrong := schemas.objection(results, schemas.BENCHMARK):
         raise CheckError(f"this run cannot be kept: {wrong}", "this is a defect: report it")
     folder.mkdir(parents=True, exist_ok=True)
     dist.write_json(path, results)

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, gotools, host, pins, process, project
+from .. import dist, doctor, gotools, host, pins, process, project, schemas
 from ..arch import Target
 from ..binaries import check, toolchain
 from ..console import say, step
@@ -33,7 +33,6 @@ from ..errors import BuildError, CheckError, UsageError
 RECIPE = 1
 #: Version of the manifest's format, as in `schemas/packages.schema.json`.
 PACKAGES_VERSION = 1
-SCHEMA = project.ROOT / "schemas" / "packages.schema.json"
 #: What to do about packages that were refused.
 REMEDY = "run `invoke build-packages --force` to make them anew"
 
@@ -330,7 +329,7 @@ def _describe(
         "host": host.facts().as_json(),
         "files": records,
     }
-    if wrong := check.objection(manifest, SCHEMA):
+    if wrong := schemas.objection(manifest, schemas.PACKAGES):
         raise CheckError(f"{dist.MANIFEST}: {wrong}", "this is a defect: report it")
     dist.write_json(stage / dist.MANIFEST, manifest)
     (stage / dist.SUMS).write_text(dist.sums([*records, *dist.record(stage, [dist.MANIFEST])]))
@@ -345,7 +344,7 @@ def load(target: Target) -> dist.Artifacts:
     """
     found = dist.load(dist.folder(target) / dist.PACKAGES)
     place = dist.shown(found.path)
-    if wrong := check.objection(found.manifest, SCHEMA):
+    if wrong := schemas.objection(found.manifest, schemas.PACKAGES):
         raise CheckError(f"{place}/{dist.MANIFEST}: {wrong}", REMEDY)
     for name, file in found.files.items():
         if not (found.path / name).is_file() or dist.sha256(found.path / name) != file["sha256"]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import dist, pins, process, project
+from .. import dist, pins, process, project, schemas
 from ..arch import Architecture, Target
 from ..console import Status
 from ..errors import CheckError
@@ -29,20 +29,6 @@ CNI_VERSION = "1.0.0"
 #: What to do about binaries that were refused.
 REMEDY = "run `invoke build-binaries --force` to make it anew"
 
-SCHEMA = project.ROOT / "schemas" / "manifest.schema.json"
-
-
-def objection(manifest: Mapping[str, Any], schema: Path = SCHEMA) -> str:
-    """What a schema has against a manifest; nothing when it is good."""
-    import fastjsonschema
-
-    try:
-        # Formats are not validated: the library would need a regular expression for each.
-        fastjsonschema.validate(json.loads(schema.read_text()), manifest)
-    except fastjsonschema.JsonSchemaValueException as error:
-        return str(error.message)
-    return ""
-
 
 def finished(target: Target) -> dist.Artifacts:
     """A target's binaries for a later phase, as they were when they were finished.
@@ -54,7 +40,7 @@ def finished(target: Target) -> dist.Artifacts:
     """
     found = dist.load(dist.folder(target))
     place = dist.shown(found.path)
-    if wrong := objection(found.manifest):
+    if wrong := schemas.objection(found.manifest, schemas.BINARIES):
         raise CheckError(f"{place / dist.MANIFEST}: {wrong}", REMEDY)
     if found.manifest["target"] != target.name:
         raise CheckError(f"{place} holds binaries for {found.manifest['target']}", REMEDY)
@@ -76,7 +62,7 @@ def require_same_bytes(binaries: dist.Artifacts, names: Iterable[str]) -> None:
 
 
 def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
-    if wrong := objection(artifacts.manifest):
+    if wrong := schemas.objection(artifacts.manifest, schemas.BINARIES):
         yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
         return
     yield Finding(dist.MANIFEST, "schema", Status.OK, f"version {dist.MANIFEST_VERSION}")

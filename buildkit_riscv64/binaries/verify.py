@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pins, project
+from .. import dist, host, pins, project, schemas
 from ..arch import Architecture, Target
 from ..console import say
 from ..errors import CheckError, MismatchError, SourceError, UsageError
@@ -25,7 +25,7 @@ from . import cc, pgo, toolchain
 from . import compile as compiler
 from . import source as sources
 from .build import Via, inputs
-from .check import chosen, objection
+from .check import chosen
 from .elf import read_build_info
 
 _DO_NOT_USE = "do not use these binaries; build them again, and report it if it stays so"
@@ -34,7 +34,7 @@ _DO_NOT_USE = "do not use these binaries; build them again, and report it if it 
 def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -> sources.Source:
     """The source that the artifacts were compiled from, if it is still there."""
     manifest = artifacts.manifest
-    if wrong := objection(manifest):
+    if wrong := schemas.objection(manifest, schemas.BINARIES):
         raise CheckError(
             f"cannot use {dist.shown(artifacts.path / dist.MANIFEST)}: {wrong}",
             "run `invoke build-binaries --force` to make it anew",

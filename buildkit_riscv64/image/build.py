@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, host, pins, project
+from .. import dist, doctor, host, pins, project, schemas
 from ..arch import Architecture, Target
 from ..console import say, size, step
 from ..errors import BuildError, CheckError, NotNativeError, StorageError, UsageError
@@ -101,7 +101,7 @@ def _binaries(target: Target) -> dist.Artifacts:
         CheckError: there are none, or the manifest is none.
         NotNativeError: they were not compiled on the architecture that they are for.
     """
-    from ..binaries.check import REMEDY, objection
+    from ..binaries.check import REMEDY
 
     artifacts = dist.load(dist.folder(target))
     host_of = artifacts.manifest.get("host")
@@ -111,7 +111,7 @@ def _binaries(target: Target) -> dist.Artifacts:
             f"the binaries for {target.name} were compiled on {compiled_on or 'nobody knows what'}",
             "build them natively: `invoke build-binaries`",
         )
-    if wrong := objection(artifacts.manifest):
+    if wrong := schemas.objection(artifacts.manifest, schemas.BINARIES):
         raise CheckError(f"{dist.shown(artifacts.path / dist.MANIFEST)}: {wrong}", REMEDY)
     return artifacts
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, project
+from .. import dist, doctor, project, schemas
 from ..arch import Architecture, Target
-from ..binaries.check import objection
 from ..binaries.elf import read_stream
 from ..console import Status, duration, size
 from ..errors import CheckError
@@ -26,7 +25,6 @@ from .engines import Variant
 
 #: What to do about an image that was refused.
 REMEDY = "run `invoke build-image --force` to make it anew"
-SCHEMA = project.ROOT / "schemas" / "image.schema.json"
 
 #: Seconds in which the daemon has to end when an engine asks it to; docker waits ten.
 STOP_SECONDS = 10.0
@@ -161,7 +159,7 @@ def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> N
 
 
 def _manifest(artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:
-    if wrong := objection(artifacts.manifest, SCHEMA):
+    if wrong := schemas.objection(artifacts.manifest, schemas.IMAGE):
         yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
         return
     manifest = artifacts.manifest
@@ -188,7 +186,7 @@ def _manifest(artifacts: dist.Artifacts, variant: Variant, target: Target) -> It
 def _binaries(artifacts: dist.Artifacts, contents: Contents, target: Target) -> Iterator[Finding]:
     """The commands are those that phase 1 has finished and checked, and still are."""
     binaries = dist.find(dist.folder(target))
-    if binaries is not None and objection(binaries.manifest):
+    if binaries is not None and schemas.objection(binaries.manifest, schemas.BINARIES):
         binaries = None
     places = sorted(name for name in contents.modes if Path(name).name in dist.COMMANDS)
     yield equal("layers", "BuildKit's commands", places, sorted(f"usr/bin/{c}" for c in dist.COMMANDS))  # fmt: skip

@@ -19,9 +19,8 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from .. import dist, doctor, project
+from .. import dist, doctor, project, schemas
 from ..arch import Target
-from ..binaries.check import objection
 from ..console import step, warn
 from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
 from . import check, layout, registry
@@ -282,7 +281,7 @@ def _read(chosen: Sequence[tuple[Target, Variant]]) -> list[dist.Artifacts]:
     for target, variant in chosen:
         artifacts = dist.load(dist.image_folder(target, variant))
         manifest = artifacts.manifest
-        if wrong := objection(manifest, check.SCHEMA):
+        if wrong := schemas.objection(manifest, schemas.IMAGE):
             raise CheckError(f"{dist.shown(artifacts.path)}: {dist.MANIFEST}: {wrong}", check.REMEDY)  # fmt: skip
         kind = "the pinned source" if manifest["pinned"] else "a development build"
         build = (manifest["version"], manifest["revision"], kind)

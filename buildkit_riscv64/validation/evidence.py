@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, project
+from .. import dist, host, schemas
 from ..arch import Target
 from ..errors import CheckError, Failure
 from . import page, versions
@@ -21,7 +21,6 @@ from .suites import SUITES, Outcome
 
 #: Version of the format, as in `schemas/evidence.schema.json`.
 EVIDENCE_VERSION = 1
-SCHEMA = project.ROOT / "schemas" / "evidence.schema.json"
 #: The same for people.
 PAGE = "index.html"
 
@@ -51,11 +50,9 @@ def load(path: Path) -> dist.Artifacts:
     Raises:
         CheckError: there is none, or it is damaged.
     """
-    from ..binaries.check import objection
-
     folder = path.parent if path.name == dist.RESULTS else path
     found = dist.load(folder, dist.RESULTS)
-    if wrong := objection(found.manifest, SCHEMA):
+    if wrong := schemas.objection(found.manifest, schemas.EVIDENCE):
         raise CheckError(
             f"{dist.shown(folder / dist.RESULTS)}: {wrong}", "run `invoke validate` to make it anew"
         )
@@ -136,9 +133,7 @@ def publish(
         Failure: it is not what the schema wants.
         StorageError: it cannot be written.
     """
-    from ..binaries.check import objection
-
-    if wrong := objection(document, SCHEMA):
+    if wrong := schemas.objection(document, schemas.EVIDENCE):
         raise Failure(f"evidence that is none: {wrong}", "this is a defect: report it")
     with dist.staging(subject.target, part=dist.EVIDENCE) as stage:
         for suite in document["suites"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import dist
+from .. import dist, schemas
 from ..arch import Architecture, Target
 from ..errors import CheckError, NotNativeError
 from .suites import Suite
@@ -82,16 +82,13 @@ def find(target: Target, suites: Sequence[Suite]) -> Subject:
 
 
 def _image(target: Target, variant: str, binaries: dist.Artifacts) -> dist.Artifacts | None:
-    from ..binaries.check import objection
-    from ..image.check import SCHEMA
-
     folder = dist.image_folder(target, variant)
     if not folder.exists():
         return None
     image = dist.load(folder)
     place = dist.shown(folder)
     remedy = f"run `invoke build-image --force{' --rootless' if variant == 'rootless' else ''}`"
-    if wrong := objection(image.manifest, SCHEMA):
+    if wrong := schemas.objection(image.manifest, schemas.IMAGE):
         raise CheckError(f"{place / dist.MANIFEST}: {wrong}", remedy)
     if image.manifest["binaries"] != programs(binaries):
         raise CheckError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, gotools, pins, process, project
+from buildkit_riscv64 import dist, gotools, pins, process, project, schemas
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.automation import packages
 from buildkit_riscv64.automation.packages import Options
@@ -274,6 +274,6 @@ def test_bad_packages_are_refused(
 def test_the_schema_is_that_of_what_is_written(nfpm: Path) -> None:
     outcome = packages.build(options())
     assert outcome.artifacts is not None
-    schema = json.loads(packages.SCHEMA.read_text())
+    schema = json.loads(schemas.PACKAGES.read_text())
     assert schema["properties"].keys() == outcome.artifacts.manifest.keys()
     assert pins.load().version == outcome.artifacts.manifest["version"]

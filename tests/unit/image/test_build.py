@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, host, pins, project
+from buildkit_riscv64 import dist, host, pins, project, schemas
 from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.binaries import toolchain
-from buildkit_riscv64.binaries.check import objection
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import (
     BuildError,
@@ -237,7 +236,7 @@ def test_the_manifest(machine: Machine) -> None:
     artifacts = build.build(parse(base="rootfs")).artifacts
     assert artifacts is not None
     manifest = dict(artifacts.manifest)
-    assert objection(manifest, check.SCHEMA) == ""
+    assert schemas.objection(manifest, schemas.IMAGE) == ""
     image = layout.load(artifacts.path / dist.LAYOUT)
     binaries = dist.load(dist.folder(TARGET))
     assert manifest.pop("build").pop("inputs").startswith("sha256:")

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, doctor, project
+from buildkit_riscv64 import dist, doctor, project, schemas
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries.check import objection
 from buildkit_riscv64.errors import (
     BusyError,
     CheckError,
@@ -22,7 +21,7 @@ from buildkit_riscv64.errors import (
     NetworkError,
     UsageError,
 )
-from buildkit_riscv64.image import check, layout, push, registry
+from buildkit_riscv64.image import layout, push, registry
 from buildkit_riscv64.image.engines import Variant
 from buildkit_riscv64.image.push import Options, Publication, State
 
@@ -117,7 +116,7 @@ def states(outcome: push.Outcome) -> dict[str, State]:
 
 def test_the_images_made_for_tests_are_like_real_ones(place: Path) -> None:
     manifest = dist.load(place / "linux-riscv64/image/root").manifest
-    assert objection(manifest, check.SCHEMA) == ""
+    assert schemas.objection(manifest, schemas.IMAGE) == ""
 
 
 def decide(tag: str, there: str, place: Path, existing: Collection[str] = (), *, force: bool = False) -> push.Tag:  # fmt: skip
