@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
 from benchmarks import builds, ratios
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, pages
 from buildkit_riscv64.console import size
 from buildkit_riscv64.errors import CheckError
 
@@ -24,7 +24,8 @@ METRICS = {
     "size_bytes": "size", "instructions": "instructions",
 }  # fmt: skip
 #: Drawn wide enough for a desk, and narrow enough to be read on a phone.
-_WIDTH = 420
+_WIDTH = 380
+_LETTERS = 13
 _ROW = 24
 _AROUND = 74
 #: How many percent are at the edges of a plot.
@@ -48,8 +49,8 @@ def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.g
         background="transparent", plot_background="transparent", foreground="var(--soft)",
         foreground_strong="var(--text)", foreground_subtle="var(--line)",
         colors=("var(--accent)", "var(--second)", "var(--passed)", "var(--open)"),
-        font_family="system-ui, sans-serif", label_font_size=11, major_label_font_size=11,
-        legend_font_size=11, value_font_size=11, guide_stroke_color="var(--line)",
+        font_family="system-ui, sans-serif", label_font_size=_LETTERS, major_label_font_size=_LETTERS,
+        legend_font_size=_LETTERS, value_font_size=_LETTERS, guide_stroke_color="var(--line)",
         major_guide_stroke_color="var(--soft)", ci_colors=("var(--text)",), opacity=".75",
     )  # fmt: skip
     chart = kind(
@@ -88,7 +89,7 @@ def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
         value_formatter=lambda value: f"{value:+.0f} %", truncate_label=-1, zero=0,
         range=(-most, most),
     )  # fmt: skip
-    chart.y_labels = [-most, -most / 2, 0, most / 2, most]
+    chart.y_labels = [-most, 0, most]
     # The first is drawn at the bottom.
     rows = list(reversed(compared))
     chart.x_labels = [name for name, _ in rows]
@@ -180,13 +181,8 @@ def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
     """The page of all results."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"size": size, "svg": Markup}
     machines = []
     for one in results:
         # Hardware that differs is not compared over time.
@@ -198,7 +194,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
             {"host": runs[-1]["host"], "runs": [_run(run) for run in reversed(runs)], "trend": _trend(runs)}
             for runs in groups.values()
         ]  # fmt: skip
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(machines=machines)
+    return pages.render(_TEMPLATE, {"svg": Markup}, machines=machines)
 
 
 def write(results: Path, output: Path) -> Path:

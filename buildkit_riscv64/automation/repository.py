@@ -28,14 +28,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from .. import dist, doctor, process
+from .. import dist, doctor, pages, process
 from ..arch import Target
 from ..console import step, warn
 from ..errors import BuildError, CheckError, UsageError
 from . import packages, signing
 
 #: Changes whenever this code would make something else of the same packages.
-RECIPE = 1
+RECIPE = 2
 REPOSITORY_VERSION = 1
 #: Of the apt repository; there is one line of packages, the newest.
 SUITE = "stable"
@@ -44,6 +44,7 @@ PUBLIC_KEY = "buildkit.asc"
 SOURCES = "deb/buildkit.sources"
 REPO = "rpm/buildkit.repo"
 PAGE = "index.html"
+_TEMPLATE = Path(__file__).with_name("repository.html.jinja")
 #: Where it will be, as long as nobody has said.
 PLACEHOLDER = "https://packages.example.org"
 _URL = re.compile(r"(https?://[\w.:\[\]-]+(/[\w./~%-]*)?|file:/[\w./~%-]*)")
@@ -304,19 +305,17 @@ def _explain(
     stage: Path, options: Options, found: Sequence[dist.Artifacts], signer: signing.Signer | None
 ) -> None:
     """Write what people read and paste."""
-    import jinja2
-
     url = options.url or PLACEHOLDER
     signed = signer is not None
     (stage / SOURCES).write_text(sources(url, _architectures(found, "deb"), signed=signed))
     (stage / REPO).write_text(repo(url, signed=signed))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("buildkit_riscv64.automation", "."), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("repository.html.jinja").render(
-        url=url, placeholder=not options.url, signer=signer, key=PUBLIC_KEY, sources=SOURCES, repo=REPO,
-        packages=[file for one in found for file in one.manifest["files"]],
+    places = {path.name: path.relative_to(stage) for path in stage.rglob("*")}
+    page = pages.render(
+        _TEMPLATE, {}, url=url, placeholder=not options.url, signer=signer, key=PUBLIC_KEY,
+        sources=SOURCES, repo=REPO,
+        packages=[
+            {**file, "path": places[file["name"]]} for one in found for file in one.manifest["files"]
+        ],
     )  # fmt: skip
     (stage / PAGE).write_text(page)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..console import duration, size
+from .. import pages
 from .suites import SCENARIOS, SUITES, Outcome
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -67,12 +67,6 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
         document: the evidence.
         stale: why it is not of what lies beside it.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"duration": duration, "size": size, "worst": _worst, "why": why}
     suites = [
         {**suite, "name": name, "proves": SUITES[name].proves, "groups": _groups(name, suite)}
         for name, suite in document["suites"].items()
@@ -83,8 +77,8 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
             for one in group["scenarios"]:
                 if one["outcome"] == Outcome.NOT_PROVEN:
                     unproven.setdefault(one["reason"], []).append(one)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        document=document, suites=suites, stale=stale, executed=executed(document["host"]),
-        unproven=unproven,
+    return pages.render(
+        _TEMPLATE, {"worst": _worst, "why": why}, document=document, suites=suites, stale=stale,
+        executed=executed(document["host"]), unproven=unproven,
         absent=[suite for name, suite in SUITES.items() if name not in document["suites"]],
     )  # fmt: skip
