@@ -26,11 +26,12 @@ from buildkit_riscv64.arch import Architecture
 from ..processes import eventually
 from .roots import kept
 
-#: What the packages depend on, so that nothing but them comes from their repository; and
-#: what reads their man pages, completions and profiles.
+#: What the packages depend on, so that nothing but them comes from their repository; what
+#: reads their man pages, completions and profiles; and what the pages take for granted.
 PACKAGES = (
-    "apparmor", "bash-completion", "dbus", "fish", "iproute2", "libpam-systemd", "man-db",
-    "passwd", "procps", "rootlesskit", "runc", "slirp4netns", "systemd", "uidmap", "zsh",
+    "adduser", "apparmor", "bash-completion", "ca-certificates", "curl", "dbus", "fish",
+    "iproute2", "libpam-systemd", "man-db", "passwd", "procps", "rootlesskit", "runc",
+    "slirp4netns", "sudo", "systemd", "uidmap", "zsh",
 )  # fmt: skip
 
 # Arguments: the root, and a command. It has to be pivot_root: runc does the same, and

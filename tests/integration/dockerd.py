@@ -3,8 +3,8 @@
 Its packages are unpacked into a root directory of their own, once, and dockerd is
 started in there with mounts, processes and a network of its own. They end with it,
 and so does whatever it has started or mounted. No registry can be reached from in
-there but one that runs in that network: tests bring their images. And
-`docker run --volume` sees that root's folders.
+there but one that runs in that network: tests bring their images. And of this machine's
+folders `docker run --volume` sees one: where the engine works.
 """
 
 from __future__ import annotations
@@ -52,14 +52,16 @@ mount --rbind /sys/fs/cgroup root/sys/fs/cgroup
 mount --rbind /dev root/dev
 mount -t tmpfs tmpfs root/tmp
 mount -t tmpfs tmpfs root/run
-mkdir root/run/outer root/run/engine
-mount --bind . root/run/engine
+mount -t tmpfs tmpfs root/var/tmp
+mkdir root/run/outer "root$PWD"
+mount --bind . "root$PWD"
+here=$PWD
 cd root
 pivot_root . run/outer
 cd /
 umount --lazy /run/outer
 ip link set lo up
-exec docker-init -- dockerd --host unix:///run/engine/docker.sock --data-root /run/engine/data \
+exec docker-init -- dockerd --host "unix://$here/docker.sock" --data-root "$here/data" \
     --exec-root /run/docker --pidfile /run/docker.pid --config-file /dev/null \
     --storage-driver overlay2 --iptables=false --ip6tables=false --cgroup-parent "/$2" \
     --log-level warn
@@ -122,10 +124,12 @@ class Access:
     Args:
         env: what docker and buildx need in their environment; nothing for a machine's own.
         inside: what is put before a command that is to have the engine's network.
+        seen: what lies below it containers can have, by `docker run --volume`.
     """
 
     env: dict[str, str] = field(default_factory=dict)
     inside: tuple[str, ...] = ()
+    seen: Path = Path("/var/tmp")
 
 
 class Engine:
@@ -170,7 +174,7 @@ class Engine:
         """What it takes to use it, as long as it runs."""
         assert self._running is not None, "it does not run"
         (init,) = process.children(self._running[1].pid)
-        return Access(self.env, ("nsenter", f"--net=/proc/{init}/ns/net"))
+        return Access(self.env, ("nsenter", f"--net=/proc/{init}/ns/net"), self._work)
 
     @property
     def pid(self) -> int:

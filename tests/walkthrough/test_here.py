@@ -1,0 +1,87 @@
+"""Pages of which the commands are typed in a checkout on this machine, with docker and without."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from ..pages import BLOCKS
+from .checkout import Checkout, checkout
+
+pytestmark = pytest.mark.walkthrough
+
+OURS = "docker buildx create --name ours --driver-opt image=buildkit-riscv64:v0.32.2"
+
+
+@pytest.fixture(scope="session")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    with checkout(tmp_path_factory.mktemp("pages")) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def in_the_release(here: Checkout) -> Iterator[None]:
+    """What is downloaded lies where one is."""
+    added = [here.root / file.name for file in (here.root / "release").iterdir()]
+    for file in added:
+        file.symlink_to(here.root / "release" / file.name)
+    yield
+    for file in added:
+        file.unlink()
+
+
+@contextlib.contextmanager
+def with_a_builder(here: Checkout) -> Iterator[None]:
+    """Made as another page says, and in the network in which the registry is."""
+    here.type(f"{OURS} --driver-opt network=host --use")
+    yield
+
+
+#: What has been done before by whoever comes to a page.
+BEFORE: dict[str, Callable[[Checkout], AbstractContextManager[None]]] = {
+    "README.md": in_the_release,
+    "docs/farm.md": Checkout.nodes,
+    "docs/platforms.md": with_a_builder,
+    "docs/releases.md": in_the_release,
+    "docs/start/board.md": in_the_release,
+    "docs/troubleshooting.md": with_a_builder,
+}
+
+
+def platforms(here: Checkout) -> set[str]:
+    """Of which platforms there is what a page pushed."""
+    index = json.loads(
+        here.docker("buildx", "imagetools", "inspect", "--raw", here.said["HOST/REPO"])
+    )
+    return {
+        f"{one['platform']['os']}/{one['platform']['architecture']}" for one in index["manifests"]
+    }
+
+
+#: What there is of a page's platforms at its end; `unknown` are the attestations.
+PLATFORMS = {
+    "docs/farm.md": {"linux/riscv64", "linux/amd64"},
+    "docs/platforms.md": {"linux/riscv64", "linux/amd64", "linux/arm64"},
+}
+
+
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in BLOCKS if block.where in {"checkout", "docker"}})
+)
+def test_page(page: str, here: Checkout) -> None:
+    with BEFORE.get(page, contextlib.nullcontext)(here):
+        for block in BLOCKS:
+            if block.page == page and block.where in {"checkout", "docker"}:
+                print(f"{block}\n{here.type(block.script)}")
+        if page in PLATFORMS:
+            assert platforms(here) - {"unknown/unknown"} == PLATFORMS[page]
+    here.forget()
+
+
+def test_what_fails_is_noticed(here: Checkout) -> None:
+    with pytest.raises(AssertionError, match="no task"):
+        here.type("invoke status\ninvoke no-such-task | cat\ntrue")
