@@ -20,10 +20,12 @@ extensions = ["myst_parser", "sphinx_copybutton"]
 # `invoke TASK` is typed, and `$` is not.
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 # Links to a heading, as GitHub has them.
 myst_heading_anchors = 3
 nitpicky = True
+# --flag is no dash.
+smartquotes = False
 exclude_patterns = ["README.md", "_build"]
 # Someone else's pages may be away for a moment, and GitHub's lines have no anchors.
 linkcheck_retries = 3
@@ -33,8 +35,13 @@ linkcheck_ignore = [r"http://localhost", r"http://127\.0\.0\.1"]
 html_theme = "furo"
 html_title = f"buildkit-riscv64 {release}"
 # Nothing is fetched from elsewhere, so that it can be read and searched offline.
-html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+html_theme_options = {
+    "source_repository": "", "navigation_with_keys": True, "top_of_page_buttons": [],
+}  # fmt: skip
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 
 
 def setup(app: Any) -> None:

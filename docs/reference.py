@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,9 @@ CONFIGURATION = """\
 # Configuration
 
 Flags beat environment variables, those beat `invoke.yaml` in the checkout, that beats the
-defaults. A wrong key or type is told before anything starts.
+defaults. A wrong key or type is told before anything starts. Each key in `invoke.yaml`, with
+its variable:
 
-| key in `invoke.yaml` | variable | default | what |
-| --- | --- | --- | --- |
 """
 
 
@@ -44,14 +44,19 @@ def _flag(argument: Argument) -> str:
     return ", ".join(f"`{name}{value if name.startswith('--') else ''}`" for name in names)
 
 
+def _text(said: str) -> str:
+    """What is meant to be read as it is: NAME <ADDRESS> is no HTML."""
+    return re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", said)
+
+
 def _task(name: str, task: Any) -> Iterator[str]:
     yield f"## {name}\n"
-    yield textwrap.dedent(inspect.getdoc(task.body) or "") + "\n"
+    yield _text(textwrap.dedent(inspect.getdoc(task.body) or "")) + "\n"
     arguments = task.get_arguments()
     if arguments:
         yield "| flag | what |\n| --- | --- |"
         for one in arguments:
-            what = (one.help or "").replace("|", "\\|")
+            what = _text(one.help or "").replace("|", "\\|")
             yield f"| {_flag(one)} | {what} |"
         yield ""
 
@@ -91,14 +96,16 @@ def _comments() -> dict[str, str]:
 def configuration() -> str:
     """Every key, with its variable and its default."""
     comments = _comments()
-    rows = []
+    entries = []
     for path, default in _keys(config.DEFAULTS):
+        said = _text(comments.get(path[-1], ""))
+        if default not in ("", {}):
+            said += f" Default: `{default!r}`."
         variable = "_".join(["INVOKE", *path]).upper()
-        shown = f"`{default!r}`" if default not in ("", {}) else ""
         # A table of names has no variable: Invoke takes none for what has no type.
-        name = "" if default == {} else f"`{variable}`"
-        rows.append(f"| `{'.'.join(path)}` | {name} | {shown} | {comments.get(path[-1], '')} |")
-    return CONFIGURATION + "\n".join(rows) + "\n"
+        name = "" if default == {} else f", `{variable}`"
+        entries.append(f"`{'.'.join(path)}`{name}\n: {said}\n")
+    return CONFIGURATION + "\n".join(entries)
 
 
 def write(folder: Path) -> None:
