@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +28,7 @@ from benchmarks.measure import (
     peak_bytes,
 )
 from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import binfmt, dist, doctor, host, process, project, schemas
+from buildkit_riscv64 import binfmt, dist, doctor, host, process, project, schemas, timestamps
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
 from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
@@ -295,7 +294,7 @@ def run(options: Options) -> dict[str, Any]:
     if recorder:
         recorder.write()
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "date": timestamps.now(),
         "host": host.facts().as_json(),
         # What else the machine had to do when this began: ratios bear that, times do not.
         "load": round(load, 2),

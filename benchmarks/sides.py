@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import shutil
 import tarfile
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.declaration import Declared
-from buildkit_riscv64 import dist, pins, process, project
+from buildkit_riscv64 import dist, locks, pins, process, project
 from buildkit_riscv64.arch import Platform, Target
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries import source as sources
@@ -131,10 +130,8 @@ def _complete(folder: Path) -> bool:
 def _cached(name: str, make: Callable[[Path], object]) -> Path:
     """A folder with binaries in the cache; made now if it is not there."""
     place = project.cache() / "benchmark"
-    place.mkdir(parents=True, exist_ok=True)
     final = place / name
-    with (place / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(place / f".{name}.lock"):
         if not _complete(final):
             with tempfile.TemporaryDirectory(prefix=".making-", dir=place) as aside:
                 folder = Path(aside) / "bin"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import process, project
+from . import locks, process, project
 from .arch import Architecture
 from .console import warn
 from .errors import MissingRequirementError, NetworkError
@@ -105,8 +104,7 @@ class Apt:
         """Hold the state for one run; another one waits."""
         for folder in (self.folder / "lists" / "partial", self.folder / "cache"):
             folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locks.held(self.folder / ".lock"):
             yield
 
     def _options(self) -> list[str]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import project
+from . import project, timestamps
 from .errors import SourceError, UsageError
 
 #: The Go module, and import path, of upstream.
@@ -103,17 +103,12 @@ def others(dockerfile: str, argument: str) -> str:
     return found[1]
 
 
-def shown(time: datetime) -> str:
-    """A time as `pins.toml` has it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def with_upstream(text: str, release: Release) -> str:
     """The text of `pins.toml` with another release of upstream in it."""
     for key, value in (
         ("version", f'"{release.version}"'),
         ("commit", f'"{release.commit}"'),
-        ("time", shown(release.time)),
+        ("time", timestamps.utc(release.time)),
     ):
         # The first of each name is [buildkit]'s.
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
@@ -125,7 +120,7 @@ def with_release(text: str, name: str, release: Release) -> str:
     lines = [f"[bundle.{name}]", f'version = "{release.version}"']
     if release.commit:
         lines.append(f'commit = "{release.commit}"')
-    lines.append(f"time = {shown(release.time)}")
+    lines.append(f"time = {timestamps.utc(release.time)}")
     table = "\n".join(lines) + "\n"
     changed, found = re.subn(rf"^\[bundle\.{name}\]\n(?:\w+ = .*\n)*", table, text, flags=re.M)
     return changed if found else f"{text}\n{table}"

@@ -8,7 +8,6 @@ riscv64 can be made anywhere.
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import io
@@ -19,11 +18,21 @@ import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, gotools, host, pins, process, project, schemas
+from .. import (
+    digests,
+    dist,
+    doctor,
+    gotools,
+    host,
+    pins,
+    process,
+    project,
+    schemas,
+    timestamps,
+)
 from ..arch import Target
 from ..binaries import check, toolchain
 from ..console import say, step
@@ -111,22 +120,11 @@ class Options:
         return cls(target=chosen, revision=revision, maintainer=maintainer, **others)
 
 
-@functools.cache
-def _declared(folder: Path) -> str:
-    """The digest of all that is declared."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder)).encode()
-        for part in (name, path.read_bytes()):
-            digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
 def inputs(options: Options, binaries: dist.Artifacts, pinned: pins.Pins) -> str:
     """The digest of everything that decides the output."""
     decisive = {
         "recipe": RECIPE,
-        "declarations": _declared(declarations()),
+        "declarations": digests.of_folder(declarations()),
         "go": pinned.go_version,
         "files": [[file["name"], file["sha256"]] for file in binaries.manifest["files"]],
         "time": binaries.manifest["source"]["time"],
@@ -135,7 +133,7 @@ def inputs(options: Options, binaries: dist.Artifacts, pinned: pins.Pins) -> str
         "revision": options.revision,
         "maintainer": options.maintainer,
     }
-    return "sha256:" + hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    return digests.inputs(decisive)
 
 
 def _binaries(target: Target) -> dist.Artifacts:
@@ -322,10 +320,7 @@ def _describe(
         "binaries": {
             program: binaries.files[dist.binary(program)]["sha256"] for program in binaries.programs
         },
-        "build": {
-            "inputs": digest,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        },
+        "build": {"inputs": digest, "finished": timestamps.now()},
         "host": host.facts().as_json(),
         "files": records,
     }

@@ -5,8 +5,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import hashlib
-import json
 import shutil
 import tarfile
 import threading
@@ -14,12 +12,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from .. import dist, host, pins, project
+from .. import digests, dist, host, pins, project, timestamps
 from ..arch import Target
 from ..console import say, step
 from ..errors import BuildError, StorageError, UsageError
@@ -106,7 +104,7 @@ def inputs(
         "flags": compiler.flags(source),
         **({"pgo": profile.sha256} if profile else {}),
     }
-    return "sha256:" + hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    return digests.inputs(decisive)
 
 
 def _in_background(function: Callable[[], T]) -> concurrent.futures.Future[T]:
@@ -197,12 +195,6 @@ def _tarball(stage: Path, name: str, binaries: list[dict[str, Any]], when: datet
     pack(stage, [b["name"] for b in binaries], stage / name, when)
 
 
-def _utc(timestamp: float) -> str:
-    return (
-        datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    )
-
-
 def _head(
     source: sources.Source, go: Go, build: Mapping[str, Any], target: Target
 ) -> dict[str, Any]:
@@ -218,7 +210,7 @@ def _head(
             "sum": source.sum,
             "dirty": source.dirty,
             "pinned": source.pinned,
-            "time": _utc(source.time.timestamp()),
+            "time": timestamps.utc(source.time),
         },
         "go": _go(go),
         "build": dict(build),
@@ -448,8 +440,8 @@ def _timed(started: float) -> dict[str, Any]:
     """For a manifest: from then until now."""
     finished = time.time()
     return {
-        "started": _utc(started),
-        "finished": _utc(finished),
+        "started": timestamps.utc(started),
+        "finished": timestamps.utc(finished),
         "seconds": round(finished - started, 1),
     }
 

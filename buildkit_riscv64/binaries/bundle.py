@@ -6,15 +6,13 @@ reads them there, and keeps for each a go.mod and go.sum in `upstream/`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import pins, process, project
+from .. import digests, pins, process, project, timestamps
 from ..arch import Target
 from ..errors import CheckError, SourceError
 from . import cc, toolchain
@@ -171,7 +169,7 @@ class Part:
             "version": self.release.version,
             "revision": self.release.commit,
             "sum": self.sum,
-            "time": self.release.time.isoformat().replace("+00:00", "Z"),
+            "time": timestamps.utc(self.release.time),
             "commands": self.commands,
             "flags": self.flags,
             "environment": self.environment(target),
@@ -214,7 +212,7 @@ def inputs(every: Sequence[Part], target: Target, pinned: pins.Pins) -> str:
         "go": pinned.go_version,
         "parts": [[one.location, one.release.commit, one.state, one.flags] for one in every],
     }
-    return "sha256:" + hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    return digests.inputs(decisive)
 
 
 def prepare(every: Sequence[Part], go: toolchain.Go) -> None:
@@ -280,12 +278,6 @@ def of(manifest: Mapping[str, Any], command: str) -> Mapping[str, Any]:
         f"the manifest does not say what {command} comes from",
         "run `invoke build-binaries --bundle --force` to make it anew",
     )
-
-
-def with_c(manifest: Mapping[str, Any]) -> list[str]:
-    """The programs that have C in them."""
-    components = manifest.get("bundle", {}).get("components", [])
-    return [command for one in components if "c" in one for command in one["commands"]]
 
 
 def differences(

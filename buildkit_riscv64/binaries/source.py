@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from .. import dist, process, project
+from .. import digests, dist, process, project
 from ..errors import SourceError, UsageError
 from ..pins import MODULE, Pins
 from .toolchain import Go, environment, fetch_error
@@ -122,8 +122,7 @@ def _state_of(directory: Path, head: str, differing: list[tuple[str, str]]) -> s
     for how, name in differing:
         path = directory / name
         content = path.read_bytes() if path.is_file() else b""
-        for part in (how.encode(), os.fsencode(name), content):
-            digest.update(len(part).to_bytes(8, "big") + part)
+        digests.add(digest, how.encode(), os.fsencode(name), content)
     return f"sha256:{digest.hexdigest()}"
 
 

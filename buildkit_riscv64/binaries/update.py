@@ -11,7 +11,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from .. import dist, pins, process, project
+from .. import dist, pins, process, project, timestamps
 from ..console import say
 from ..errors import Failure, MissingRequirementError, NetworkError, SourceError, UsageError
 from . import bundle as bundles
@@ -172,7 +172,9 @@ def update(tag: str, *, dry: bool = False) -> None:
             )
         bundle = _fetch_bundle(module, go, folder)
         new = pins.Release(version=tag, time=_commit_time(module), commit=commit)
-        say(f"{old.version} ({old.commit[:12]}) -> {tag} ({commit[:12]}, {pins.shown(new.time)})")
+        say(
+            f"{old.version} ({old.commit[:12]}) -> {tag} ({commit[:12]}, {timestamps.utc(new.time)})"
+        )
         say(f"module hash {module['Sum']}")
         for name, release in bundle.items():
             before = old.bundle[name].version if name in old.bundle else "none"

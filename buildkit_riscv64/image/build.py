@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, host, pins, project, schemas
+from .. import digests, dist, doctor, host, pins, project, schemas, timestamps
 from ..arch import Architecture, Target
 from ..console import say, size, step
 from ..errors import BuildError, CheckError, NotNativeError, StorageError, UsageError
@@ -147,7 +145,7 @@ def _inputs(
         },
         "epoch": epoch,
     }
-    return "sha256:" + hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    return digests.inputs(decisive)
 
 
 def build(options: Options) -> Outcome:
@@ -256,8 +254,8 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
             "engine": str(options.engine),
             "base": {"origin": str(base.origin), "digest": base.digest},
             "inputs": digest,
-            "started": _utc(started),
-            "finished": _utc(time.time()),
+            "started": timestamps.utc(started),
+            "finished": timestamps.now(),
             "seconds": round(time.time() - started, 1),
         }
         _describe(options, stage, binaries, packages, record, epoch, updates=updates)
@@ -277,11 +275,6 @@ def _told_when_full(stage: Path) -> Iterator[None]:
         if "no space left" in error.brief or host.free_bytes(stage) < _FULL_BYTES:
             raise dist.storage_error(OSError(errno.ENOSPC, "", str(stage)), stage) from error
         raise
-
-
-def _utc(timestamp: float) -> str:
-    moment = datetime.fromtimestamp(timestamp, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _title(options: Options) -> str:

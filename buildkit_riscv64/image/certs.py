@@ -11,7 +11,6 @@ The folder is made whole beside its place, checked, and only then put there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import ipaddress
 import os
 import platform
@@ -23,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .. import process, project
+from .. import locks, process, project, timestamps
 from ..console import count, emit_json, say
 from ..dist import shown
 from ..errors import CheckError, MissingRequirementError, StorageError, UsageError
@@ -299,10 +298,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
     """
     places = folder, *(folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     _, new, old = places
-    for parent in (project.cache(), folder.parent):
-        parent.mkdir(parents=True, exist_ok=True)
-    with (project.cache() / "certs.lock").open("w") as lock, contextlib.ExitStack() as afterwards:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locks.held(project.cache() / "certs.lock"), contextlib.ExitStack() as afterwards:
         afterwards.callback(os.umask, os.umask(0o077))
         _settle(*places)
         afterwards.callback(_settle, *places)
@@ -431,7 +428,7 @@ def _kind(name: str) -> str:
 
 
 def _as_json(one: Certificate) -> dict[str, Any]:
-    return {"until": f"{one.until:%FT%TZ}", "sha256": one.sha256}
+    return {"until": timestamps.utc(one.until), "sha256": one.sha256}
 
 
 def report(made: Made | None, *, json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import doctor, process, project
+from .. import doctor, locks, process, project
 from ..console import say
 from ..errors import BuildError
 
@@ -59,15 +58,11 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
     """
     doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=yes)
     state = project.cache() / "buildkitd"
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another run uses our buildkitd; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        with started(binaries, state) as daemon:
-            yield daemon.address
+    with (
+        locks.held(state / ".lock", "another run uses our buildkitd; waiting for it"),
+        started(binaries, state) as daemon,
+    ):
+        yield daemon.address
 
 
 @contextlib.contextmanager

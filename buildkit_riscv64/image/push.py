@@ -7,7 +7,6 @@ forward, and what is no release gets a tag of its day and no other.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from .. import dist, doctor, project, schemas
+from .. import dist, doctor, locks, project, schemas
 from ..arch import Target
 from ..console import step, warn
 from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
@@ -249,8 +248,7 @@ def _opened(options: Options) -> Iterator[Place]:
     elif options.dry:
         yield OnDisk(project.DIST / OCI)
     else:
-        with (project.DIST / f".{OCI}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.held(project.DIST / f".{OCI}.lock"):
             yield OnDisk(project.DIST / OCI)
 
 

@@ -7,18 +7,15 @@ and renamed, and its hashes are checked before a machine is created from it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import binfmt, debian, dist, doctor, host, pins, process, project
+from .. import binfmt, debian, digests, dist, doctor, host, locks, pins, process, project
 from ..arch import Architecture, Platform
 from ..console import say, size, step
 from ..errors import MachineError, MissingRequirementError, StorageError
@@ -102,13 +99,8 @@ def bases() -> Path:
 
 def recipe_hash(pinned: pins.Pins) -> str:
     """The hash of everything that decides what a base is, but for Debian's own updates."""
-    digest = hashlib.sha256(f"{debian.SUITE} {GO_SUITE} {pinned.go} {BASE_BYTES}".encode())
-    for path in sorted(p for p in RECIPE.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        name = str(path.relative_to(RECIPE)).encode()
-        for part in (name, content):
-            digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()[:16]
+    besides = f"{debian.SUITE} {GO_SUITE} {pinned.go} {BASE_BYTES}"
+    return digests.of_folder(RECIPE, besides)[:16]
 
 
 def find(pinned: pins.Pins) -> Base | None:
@@ -137,7 +129,8 @@ def ensure(pinned: pins.Pins, *, yes: bool = False) -> Base:
         StorageError: there is too little space.
         MachineError: it could not be made.
     """
-    with _lock():
+    # Two runs never make the same base.
+    with locks.held(bases() / ".lock", "another run is making the base; waiting for it"):
         doctor.provide(TOOLS, yes=yes)
         found = find(pinned)
         if found is not None:
@@ -158,19 +151,6 @@ def _require_emulation() -> None:
             "this machine cannot execute riscv64 programs, which configure Debian's packages",
             "run `invoke doctor --fix --phase machine`",
         )
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    """Two runs never make the same base; the second one waits, and says so."""
-    bases().mkdir(parents=True, exist_ok=True)
-    with (bases() / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another run is making the base; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _command(*options: str) -> list[str]:

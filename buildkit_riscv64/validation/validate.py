@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, process, project
+from .. import dist, doctor, process, project, timestamps
 from ..arch import Target
 from ..console import say
 from ..errors import CheckError, MissingRequirementError, UsageError
@@ -266,7 +266,7 @@ def _run(
     scenarios = record.all(aborted)
     finished = datetime.now(UTC)
     return {
-        "started": _timestamp(started), "finished": _timestamp(finished),
+        "started": timestamps.utc(started), "finished": timestamps.utc(finished),
         "seconds": round((finished - started).total_seconds(), 1),
         "partial": bool(options.select), "select": options.select, "online": options.online,
         "aborted": aborted, "versions": versions.here(suite.tools, emulators=suite.emulators) | record.used,
@@ -280,10 +280,6 @@ def _abortion(code: int, record: Record) -> str:
     if any(one["name"] == "(collecting)" for one in record.results):
         return ""
     return f"pytest ended early ({process.describe_exit(code)})"
-
-
-def _timestamp(when: datetime) -> str:
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _keep(subject: Subject, suite: Suite, result: Mapping[str, Any], made: Path) -> dist.Artifacts:

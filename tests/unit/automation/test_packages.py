@@ -142,7 +142,6 @@ def test_nothing_to_do(nfpm: Path) -> None:
 @pytest.mark.parametrize("change", ["declaration", "package", "binary"])
 def test_what_has_changed_is_made_anew(nfpm: Path, finished: Path, change: str) -> None:
     packages.build(options())
-    packages._declared.cache_clear()
     match change:
         case "declaration":
             (project.ROOT / "packaging" / "buildkitd.toml").write_text("debug = true\n")
@@ -152,7 +151,6 @@ def test_what_has_changed_is_made_anew(nfpm: Path, finished: Path, change: str) 
             edit_manifest(finished, lambda m: m["source"].update(time="2026-08-05T00:00:00Z"))
     outcome = packages.build(options())
     assert not outcome.up_to_date
-    packages._declared.cache_clear()
 
 
 def test_dry(nfpm: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,22 @@
+"""Moments as our documents have them."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def utc(moment: datetime | float) -> str:
+    """A moment to the second, as in `2026-08-04T12:27:40Z` (RFC 3339).
+
+    Args:
+        moment: a time with its zone, or seconds since 1970.
+    """
+    if not isinstance(moment, datetime):
+        moment = datetime.fromtimestamp(moment, UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now() -> str:
+    """This moment."""
+    return utc(time.time())
