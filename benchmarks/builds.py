@@ -28,10 +28,10 @@ from benchmarks.measure import (
     peak_bytes,
 )
 from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import binfmt, dist, doctor, host, process, project, schemas, timestamps
+from buildkit_riscv64 import binfmt, dist, doctor, host, process, schemas, timestamps
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
-from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
+from buildkit_riscv64.errors import BuildError, CheckError, UsageError
 from tests.validation import bases
 
 NAME = "builds"
@@ -243,11 +243,12 @@ def _workshop() -> Iterator[Path]:
     of the next one's processor time.
     """
     place = Path(os.environ.get("TMPDIR") or "/var/tmp")
-    if (free := host.free_bytes(place)) < NEEDED_BYTES:
-        raise StorageError(
-            f"only {free >> 30} GiB free in {place}, and the daemons may need {NEEDED_BYTES >> 30}",
-            "free some space, or set TMPDIR to a folder that has it",
-        )
+    dist.require_space(
+        place,
+        NEEDED_BYTES,
+        "the daemons may need",
+        "free some, or set TMPDIR to a folder that has it",
+    )
     folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir=place))
     # Where we are not root, its files are other users' of our namespace. A daemon that has
     # just been killed may need a moment.
@@ -367,7 +368,7 @@ def main(options: Options) -> tuple[dict[str, Any], Path] | None:
         return None
     taken = run(options)
     say(f"kept in {dist.shown(keep(taken, options.results))}")
-    output = Path(options.output) if options.output else project.DIST / "benchmark"
+    output = Path(options.output) if options.output else dist.benchmark_folder()
     return taken, page.write(options.results, output)
 
 

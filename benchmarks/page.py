@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pygal
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
-INDEX = "index.html"
 #: For people.
 METRICS = {
     "seconds": "time", "cpu_seconds": "processor time", "peak_bytes": "memory",
@@ -214,5 +213,5 @@ def write(results: Path, output: Path) -> Path:
     if not paths:
         raise CheckError(f"no results in {dist.shown(results)}", "run `invoke benchmark` first")
     output.mkdir(parents=True, exist_ok=True)
-    dist.write_whole(output / INDEX, render([builds.load(path) for path in paths]))
-    return output / INDEX
+    dist.write_whole(output / pages.INDEX, render([builds.load(path) for path in paths]))
+    return output / pages.INDEX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from buildkit_riscv64.cli import command
+from buildkit_riscv64.cli import YES, command
 
 
 @command(
@@ -18,7 +18,7 @@ from buildkit_riscv64.cli import command
         " machines whose time says nothing. Twenty times slower; choose cases with --only.",
         "profile": "Record a CPU profile of our daemon into this file: for `build-binaries --pgo`.",
         "output": "The report's folder. Default: dist/benchmark/.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print this run's samples and ratios as JSON on stdout.",
     }
 )

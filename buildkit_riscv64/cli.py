@@ -15,6 +15,10 @@ from invoke.tasks import task
 from .console import annotate_failure
 from .errors import Failure, InterruptedByUserError, MissingRequirementError
 
+#: What flags mean that many tasks have.
+YES = "Install missing packages without asking. Implied where CI is set."
+TARGET = "As in linux-riscv64."
+
 
 def _debugging() -> bool:
     return logging.getLogger("invoke").isEnabledFor(logging.DEBUG)

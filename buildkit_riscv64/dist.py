@@ -25,6 +25,7 @@
             SHA256SUMS, SHA256SUMS.asc            of its files; the signature of that
     dist/oci/                                     OCI layout of what push-image would push
     dist/repo/                                    the packages of all targets, for apt and dnf
+    dist/benchmark/index.html                     what `invoke benchmark` has measured
 
 A folder is made whole beside its place and then exchanged with what was there,
 in one system call. Names with a leading dot belong to a run at work.
@@ -45,9 +46,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import project
+from . import host, project
 from .arch import Architecture, Target
-from .errors import BusyError, CheckError, NotNativeError, StorageError
+from .console import size
+from .errors import BusyError, CheckError, NotNativeError, StorageError, UsageError
 
 #: The commands, in the order in which upstream lists them.
 COMMANDS = ("buildctl", "buildkitd")
@@ -70,7 +72,6 @@ PROFILE = "default.pgo"
 VERDICT = "cross-check.json"
 #: Version of the manifest's format, as in `schemas/manifest.schema.json`.
 MANIFEST_VERSION = 1
-
 
 #: Below a target's folder: one folder for each variant of the image.
 IMAGE = "image"
@@ -161,6 +162,10 @@ class Artifacts:
         lines = (self.path / SUMS).read_text().splitlines()
         return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
 
+    def made_of(self, inputs: str) -> bool:
+        """True when they are what these inputs give, and nobody has changed them since."""
+        return self.inputs == inputs and self.unchanged()
+
     def unchanged(self) -> bool:
         """True when the files are those of the manifest.
 
@@ -198,18 +203,21 @@ class Outcome:
     seconds: float
 
 
+#: What a folder holds that is no binaries and no image, and the task that makes it.
+_MAKERS = {
+    EVIDENCE: ("evidence", "validate"),
+    RELEASE: ("release", "release"),
+    PACKAGES: ("packages", "build-packages"),
+    REPOSITORY: ("repository", "publish-repo"),
+}
+
+
 def _kind(path: Path, name: str) -> tuple[str, str]:
-    """What a folder holds, and the task that makes it."""
-    match name:
-        case "evidence.json":
-            return "evidence", "validate"
-        case "release.json":
-            return "release", "release"
-    if path.name == PACKAGES:
-        return "packages", "build-packages"
-    if path.name == REPOSITORY:
-        return "repository", "publish-repo"
-    return "artifacts", "build-image" if path.parent.name == IMAGE else "build-binaries"
+    """What a folder holds, and the task that makes it; evidence may be in any folder."""
+    described = {description: kind for kind, description in DESCRIPTIONS.items()}
+    image = path.parent.name == IMAGE
+    other = ("artifacts", "build-image" if image else "build-binaries")
+    return _MAKERS.get(described.get(name, path.name), other)
 
 
 def load(path: Path, name: str = "") -> Artifacts:
@@ -267,10 +275,23 @@ def repository_folder() -> Path:
     return project.DIST / REPOSITORY
 
 
-def targets(dist: Path | None = None) -> list[Path]:
-    """The folders of all targets, by name."""
-    dist = dist or project.DIST
-    return sorted(path for path in dist.glob("linux-*") if path.is_dir())
+def oci_folder() -> Path:
+    """Where the layout is that images are pushed to when nobody has named a registry."""
+    return project.DIST / "oci"
+
+
+def benchmark_folder() -> Path:
+    """Where the report of benchmarks is."""
+    return project.DIST / "benchmark"
+
+
+def targets() -> list[Target]:
+    """All targets that have a folder, in the order of their names; other folders are not ours."""
+    found = []
+    for path in sorted(project.DIST.glob("linux-*/")):
+        with contextlib.suppress(UsageError):
+            found.append(Target.parse(path.name))
+    return found
 
 
 def shown(path: Path) -> Path:
@@ -304,6 +325,27 @@ def storage_error(error: OSError, path: Path) -> StorageError:
                 f"cannot write {place}: {error.strerror}", f"make {shown(path)} writable for you"
             )
     return StorageError(f"cannot write {place}: {error.strerror}", "check the file system")
+
+
+def require_space(
+    place: Path, needed: int, what: str, hint: str = "free some space; df -h ."
+) -> None:
+    """Refuse to begin what a full disk would end.
+
+    Args:
+        place: where it writes.
+        needed: bytes, at most.
+        what: it does with them, as in "a build needs".
+        hint: what to do if there are not so many.
+
+    Raises:
+        StorageError: there are not.
+    """
+    free = host.free_bytes(place)
+    if free < needed:
+        raise StorageError(
+            f"only {size(free)} free for {shown(place)}, and {what} {size(needed)}", hint
+        )
 
 
 def _remove(path: Path) -> None:
@@ -432,9 +474,7 @@ def _emptied(leftovers: tuple[Path, Path]) -> Iterator[Path]:
         _remove(stage)
 
 
-def publish(
-    stage: Path, target: Target, dist: Path | None = None, *, machine: Architecture | None = None
-) -> Artifacts:
+def publish(stage: Path, target: Target, *, machine: Architecture | None = None) -> Artifacts:
     """Make a staged folder the target's, replacing what was there.
 
     Where the commands are those that were there, so are the image and the evidence of them.
@@ -442,14 +482,13 @@ def publish(
     Args:
         stage: the folder.
         target: what it is for.
-        dist: where to publish it.
         machine: what the machine that compiled it is; by default this one.
 
     Raises:
         NotNativeError: it was compiled on another architecture than it is for.
         StorageError: it could not be put in place.
     """
-    final = (dist or project.DIST) / target.name
+    final = folder(target)
     # A manifest may say anything; a machine is what it is.
     staged = load(stage)
     compiled_on = {staged.manifest["host"]["arch"], str(machine or Architecture.here())}

@@ -8,6 +8,9 @@ from typing import Any
 
 from .console import duration, size
 
+#: What a page is called in a folder of its own.
+INDEX = "index.html"
+
 #: Where the template is that all others extend, `base.html.jinja`.
 _BASE = Path(__file__).parent
 

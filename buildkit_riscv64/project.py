@@ -17,6 +17,8 @@ UPSTREAM_MODULE = ROOT / "upstream"
 SUBMODULE = ROOT / "buildkit"
 #: Finished artifacts, and nothing else but dotfiles of runs at work.
 DIST = ROOT / "dist"
+#: What to do where the disk with :func:`cache` is too small.
+CACHE_HINT = "free some space, or set XDG_CACHE_HOME to a larger disk"
 
 
 def cache() -> Path:

@@ -167,7 +167,7 @@ def build(options: Options) -> dist.Outcome:
     digest = inputs(options, binaries, pinned)
     place = dist.folder(target) / dist.PACKAGES
     previous = dist.find(place)
-    if previous and not options.force and previous.inputs == digest and previous.unchanged():
+    if previous and not options.force and previous.made_of(digest):
         return dist.Outcome(previous, up_to_date=True, seconds=time.time() - started)
     version = f"{binaries.manifest['version'].removeprefix('v')}-{options.revision}"
     files = [file_name(name, form, version, target) for name in NAMES for form in FORMATS]

@@ -12,12 +12,11 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from .. import dist, doctor, process, project
+from .. import dist, doctor, pages, process
 from ..arch import Architecture, Target
 from ..console import count, say, step, warn
 from ..errors import CheckError, MismatchError, NetworkError, UsageError
 from ..pins import release_tag
-from ..validation import evidence
 from ..validation.subject import VARIANTS
 from . import chain, github, notes, signing
 
@@ -31,8 +30,6 @@ PUBLIC_KEY = "buildkit-riscv64.asc"
 SIGNATURE = f"{dist.SUMS}.asc"
 # What tells of the rest, and is another one with another key.
 _DERIVED = {dist.SUMS, SIGNATURE, PUBLIC_KEY, DESCRIPTION}
-#: `invoke benchmark` leaves it there.
-BENCHMARKS = Path("benchmark") / "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +167,8 @@ def assets(target: Target, links: Sequence[chain.Link]) -> list[Asset]:
             yield of(binaries, dist.VERDICT, "what another machine found that compiled the same")
         validation = found["validation"]
         yield of(validation, dist.RESULTS, "evidence: what was proved, as data")
-        yield of(validation, evidence.PAGE, "evidence: what was proved, to read", f"{prefix}.evidence.html")  # fmt: skip
-        if (report := project.DIST / BENCHMARKS).is_file():
+        yield of(validation, pages.INDEX, "evidence: what was proved, to read", f"{prefix}.evidence.html")  # fmt: skip
+        if (report := dist.benchmark_folder() / pages.INDEX).is_file():
             yield Asset(name=f"{prefix}.benchmarks.html", path=report, what="what was measured")
 
     return list(several())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import dist
+from .. import dist, pages
 from ..console import count, duration, emit_json, say, size, step_summary, table, warn
 from ..validation import page
 from . import chain, pinned, release, repository, status, track
@@ -134,4 +134,4 @@ def published(outcome: repository.Outcome, *, json: bool) -> None:
         warn("not signed: for trying, and for nothing else")
     done = "nothing has changed" if outcome.up_to_date else f"made in {duration(outcome.seconds)}"
     place = dist.shown(outcome.artifacts.path)
-    say(f"{place}/: {done}; serve it as it is, {place / repository.PAGE} says how to install")
+    say(f"{place}/: {done}; serve it as it is, {place / pages.INDEX} says how to install")

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
-import json
 import lzma
 import os
 import re
@@ -28,7 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from .. import dist, doctor, pages, process
+from .. import digests, dist, doctor, pages, process
 from ..arch import Target
 from ..console import step, warn
 from ..errors import BuildError, CheckError, UsageError
@@ -43,7 +41,6 @@ COMPONENT = "main"
 PUBLIC_KEY = "buildkit.asc"
 SOURCES = "deb/buildkit.sources"
 REPO = "rpm/buildkit.repo"
-PAGE = "index.html"
 _TEMPLATE = Path(__file__).with_name("repository.html.jinja")
 #: Where it will be, as long as nobody has said.
 PLACEHOLDER = "https://packages.example.org"
@@ -91,21 +88,15 @@ class Options:
         return cls(targets=targets, url=url.rstrip("/"), key=key, unsigned=unsigned, **others)
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Outcome(dist.Outcome):
     """What became of it.
 
     Args:
-        artifacts: the finished folder; None when nothing was to be done but said.
         published: the packages in it, by target.
-        up_to_date: nothing had changed, so nothing was done.
-        seconds: how long it took.
     """
 
-    artifacts: dist.Artifacts | None
     published: Sequence[dist.Artifacts]
-    up_to_date: bool
-    seconds: float
 
 
 def _chosen(options: Options) -> list[Target]:
@@ -116,7 +107,7 @@ def _chosen(options: Options) -> list[Target]:
     """
     if options.targets:
         return list(options.targets)
-    found = [Target.parse(path.name) for path in dist.targets() if (path / dist.PACKAGES).is_dir()]
+    found = [one for one in dist.targets() if (dist.folder(one) / dist.PACKAGES).is_dir()]
     if not found:
         raise CheckError("there are no packages to publish", "run `invoke build-packages` first")
     return found
@@ -146,7 +137,7 @@ def _inputs(options: Options, found: Sequence[dist.Artifacts], signer: signing.S
         RECIPE, options.url, signer.fingerprint if signer else "",
         [[file["name"], file["sha256"]] for one in found for file in one.manifest["files"]],
     ]  # fmt: skip
-    return "sha256:" + hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    return digests.inputs(decisive)
 
 
 def publish(options: Options) -> Outcome:
@@ -164,11 +155,13 @@ def publish(options: Options) -> Outcome:
                 stack.enter_context(dist.lock(target))
         found = [packages.load(target) for target in targets]
         if options.dry:
-            return Outcome(None, found, up_to_date=False, seconds=time.time() - started)
+            return Outcome(None, up_to_date=False, seconds=time.time() - started, published=found)
         digest = _inputs(options, found, signer)
         previous = dist.find(dist.repository_folder())
-        if previous and not options.force and previous.inputs == digest and previous.unchanged():
-            return Outcome(previous, found, up_to_date=True, seconds=time.time() - started)
+        if previous and not options.force and previous.made_of(digest):
+            return Outcome(
+                previous, up_to_date=True, seconds=time.time() - started, published=found
+            )
         tools = ["apt-ftparchive", "createrepo_c", *(["rpmsign"] if signer else [])]
         doctor.provide(tools, yes=options.yes)
         stage = stack.enter_context(dist.staging_repository())
@@ -184,7 +177,7 @@ def publish(options: Options) -> Outcome:
             artifacts = dist.publish_repository(stage)
         except OSError as error:
             raise dist.storage_error(error, stage) from error
-    return Outcome(artifacts, found, up_to_date=False, seconds=time.time() - started)
+    return Outcome(artifacts, up_to_date=False, seconds=time.time() - started, published=found)
 
 
 def _files(found: dist.Artifacts, form: str) -> Iterator[Path]:
@@ -317,7 +310,7 @@ def _explain(
             {**file, "path": places[file["name"]]} for one in found for file in one.manifest["files"]
         ],
     )  # fmt: skip
-    (stage / PAGE).write_text(page)
+    (stage / pages.INDEX).write_text(page)
 
 
 def _describe(

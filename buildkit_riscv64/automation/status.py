@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import dist
 from ..arch import Architecture, Target
-from ..errors import CheckError, UsageError
+from ..errors import CheckError
 from . import chain
 from .release import refusals
 
@@ -90,15 +90,7 @@ def chains(target: str) -> list[Chain]:
         UsageError: there is no such target.
         CheckError: nothing has been built.
     """
-    if target:
-        wanted = [Target.parse(target)]
-    else:
-        wanted = []
-        for path in dist.targets():
-            try:
-                wanted.append(Target.parse(path.name))
-            except UsageError:
-                continue
+    wanted = [Target.parse(target)] if target else dist.targets()
     if not wanted:
         here = Target(Architecture.here())
         raise CheckError("nothing has been built yet", f"invoke {'' if here.arch is Architecture.RISCV64 else 'on riscv64 -- '}build-binaries")  # fmt: skip

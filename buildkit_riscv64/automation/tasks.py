@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cli import command
+from ..cli import TARGET, YES, command
 
-_TARGET = "As in linux-riscv64."
+_KEY = "The armored private key to sign with, or its file. Default: BUILDKIT_SIGNING_KEY."
+_REPOSITORY = "Ours on GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY."
 
 
 @command(
     help={
-        "target": f"{_TARGET} Default: all that are in dist/.",
+        "target": f"{TARGET} Default: all that are in dist/.",
         "json": "Print it as JSON on stdout.",
     }
 )
@@ -30,13 +31,13 @@ def status(context: Any, target: str = "", json: bool = False) -> None:
 
 @command(
     help={
-        "target": f"{_TARGET} Default: linux-riscv64, which alone is released.",
+        "target": f"{TARGET} Default: linux-riscv64, which alone is released.",
         "revision": "Which release of this version of BuildKit it is, from 1. Default: 1.",
         "tag": "Release nothing but what this tag stands for, as in v0.32.2, or v0.32.2-2 for"
         " --revision 2.",
-        "repository": "On GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
-        "key": "The armored private key to sign with, or its file. Default: BUILDKIT_SIGNING_KEY.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "repository": _REPOSITORY,
+        "key": _KEY,
+        "yes": YES,
         "json": "Print what it consists of as JSON on stdout.",
     }
 )
@@ -78,7 +79,7 @@ def release(
 
 @command(
     help={
-        "repository": "Ours on GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
+        "repository": _REPOSITORY,
         "json": "Print what was found and done as JSON on stdout.",
     }
 )
@@ -107,11 +108,11 @@ def track_releases(context: Any, repository: str = "", json: bool = False) -> No
 
 @command(
     help={
-        "target": f"{_TARGET} Default: this machine's; packages for riscv64 can be made anywhere.",
+        "target": f"{TARGET} Default: this machine's; packages for riscv64 can be made anywhere.",
         "revision": "Which packages of this version they are, from 1. Default: 1.",
         "maintainer": "Whom they name, as NAME <ADDRESS>. Default: packages.maintainer.",
         "force": "Make them even if nothing has changed.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print the manifest as JSON on stdout.",
     }
 )
@@ -147,12 +148,12 @@ def build_packages(
 
 @command(
     help={
-        "target": "As in linux-riscv64; several with commas. Default: all that have packages.",
+        "target": f"{TARGET} Several with commas. Default: all that have packages.",
         "url": "Where people will find it, for what they paste. Default: packages.url.",
-        "key": "The armored private key to sign with, or its file. Default: BUILDKIT_SIGNING_KEY.",
+        "key": _KEY,
         "unsigned": "Leave signatures out, for trying.",
         "force": "Make it even if nothing has changed.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print the manifest as JSON on stdout.",
     }
 )
@@ -190,7 +191,7 @@ def publish_repo(
 @command(
     help={
         "result": "How the build ended: success, failure, cancelled or skipped.",
-        "repository": "Ours on GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY.",
+        "repository": _REPOSITORY,
     }
 )
 def report_build(context: Any, result: str, repository: str = "") -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from .. import digests, dist, host, pins, project, timestamps
 from ..arch import Target
 from ..console import say, step
-from ..errors import BuildError, StorageError, UsageError
+from ..errors import BuildError, UsageError
 from . import bundle as bundles
 from . import source as sources
 
@@ -268,16 +268,6 @@ def _describe(
     (stage / dist.SUMS).write_text(dist.sums(files))
 
 
-def _refuse_too_little_space(needed: int) -> None:
-    free = host.free_bytes(project.DIST)
-    if free < needed:
-        raise StorageError(
-            f"only {free >> 20} MiB free for {dist.shown(project.DIST)},"
-            f" and a build needs {needed >> 20}",
-            "free some space; df -h .",
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What is asked for, of what it would be made, and what is there already.
@@ -370,7 +360,7 @@ def build(options: Options) -> dist.Outcome:
         from . import cc
 
         cc.provide(yes=options.yes)
-    _refuse_too_little_space(plan.needed_bytes)
+    dist.require_space(project.DIST, plan.needed_bytes, "a build needs")
     with dist.lock(target), dist.staging(target) as stage:
         try:
             (stage / "bin").mkdir()

@@ -288,7 +288,7 @@ def chosen(target: str) -> list[Target]:
     """
     if target:
         return [Target.parse(target)]
-    found = [Target.parse(path.name) for path in dist.targets()]
+    found = dist.targets()
     if not found:
         raise CheckError(
             f"nothing in {dist.shown(project.DIST)}/", "run `invoke build-binaries` first"

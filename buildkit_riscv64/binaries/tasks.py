@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cli import command
+from ..cli import TARGET, YES, command
 
 
 @command(
@@ -20,7 +20,7 @@ from ..cli import command
         " buildkit-cni-* and rootlesskit. Needs gcc and libseccomp-dev.",
         "allow-dirty": "Build a checkout with local changes; stamped .m, and never released.",
         "force": "Build even if nothing has changed.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print the manifest as JSON on stdout.",
     }
 )
@@ -71,7 +71,7 @@ def build_binaries(
 
 @command(
     help={
-        "target": "As in linux-riscv64. Default: all in dist/.",
+        "target": f"{TARGET} Default: all in dist/.",
         "json": "Print the findings as JSON on stdout.",
     }
 )
@@ -92,7 +92,7 @@ def check_binaries(context: Any, target: str = "", json: bool = False) -> None:
         "rebuild": "Compile again from nothing in another folder, on the same architecture.",
         "cross-check": "Compile on another architecture, compare, throw it away;"
         " writes dist/TARGET/cross-check.json.",
-        "target": "As in linux-riscv64. Default: all in dist/ that this machine can verify so.",
+        "target": f"{TARGET} Default: all in dist/ that this machine can verify so.",
         "json": "Print the verdicts as JSON on stdout.",
     }
 )

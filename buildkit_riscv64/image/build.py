@@ -14,8 +14,8 @@ from typing import Any
 
 from .. import digests, dist, doctor, host, pins, project, schemas, timestamps
 from ..arch import Architecture, Target
-from ..console import say, size, step
-from ..errors import BuildError, CheckError, NotNativeError, StorageError, UsageError
+from ..console import say, step
+from ..errors import BuildError, CheckError, NotNativeError, UsageError
 from ..validation import evidence
 from . import check, container, docker, engines, layout, sbom, tools
 from .packages import Archive, Package
@@ -163,7 +163,8 @@ def build(options: Options) -> Outcome:
         _say_what_would_run(options, binaries)
         return Outcome(None, up_to_date=False, seconds=time.time() - started)
     doctor.provide(container.TOOLS, yes=options.yes)
-    _refuse_too_little_space()
+    for place in (project.DIST, project.cache()):
+        dist.require_space(place, NEEDED_BYTES, "an image takes up to", project.CACHE_HINT)
     binaries = _checked_binaries(options.target)
     with dist.lock(options.target):
         try:
@@ -185,17 +186,6 @@ def _archive(options: Options, artifacts: dist.Artifacts) -> str:
 def _name(options: Options, version: str) -> str:
     """What docker calls it."""
     return f"buildkit-riscv64:{version}{options.variant.suffix}"
-
-
-def _refuse_too_little_space() -> None:
-    for place in (project.DIST, project.cache()):
-        free = host.free_bytes(place)
-        if free < NEEDED_BYTES:
-            raise StorageError(
-                f"only {size(free)} free for {dist.shown(place)}, and an image takes"
-                f" up to {size(NEEDED_BYTES)}",
-                "free some space, or set XDG_CACHE_HOME to a larger disk",
-            )
 
 
 def _say_what_would_run(options: Options, binaries: dist.Artifacts) -> None:
@@ -225,7 +215,7 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
             unpacking, helpers = archive.resolve("tools"), archive.resolve("helpers")
         packages = common if options.variant is engines.Variant.ROOT else every
         digest = _inputs(options, binaries, packages, epoch)
-        if previous is not None and not options.force and previous.inputs == digest and previous.unchanged():  # fmt: skip
+        if previous and not options.force and previous.made_of(digest):
             return Outcome(previous, up_to_date=True, seconds=time.time() - started)
         scratch = stage / "scratch"
         with step("fetching what is missing"):

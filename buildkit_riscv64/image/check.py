@@ -390,7 +390,7 @@ def finished(target: str = "") -> list[tuple[Target, Variant]]:
         UsageError: it is no target.
         CheckError: there are none.
     """
-    targets = [Target.parse(target)] if target else [Target.parse(p.name) for p in dist.targets()]
+    targets = [Target.parse(target)] if target else dist.targets()
     found = [
         (one, variant)
         for one in targets

@@ -18,15 +18,12 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from .. import dist, doctor, locks, project, schemas
+from .. import dist, doctor, locks, schemas
 from ..arch import Target
 from ..console import step, warn
 from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
 from . import check, layout, registry
 from .engines import Variant
-
-#: In `dist/`: the OCI layout that stands in for a registry.
-OCI = "oci"
 
 _RELEASE = re.compile(r"(v\d+\.\d+)\.\d+")
 
@@ -246,10 +243,10 @@ def _opened(options: Options) -> Iterator[Place]:
         with registry.authfile(options.registry.host) as credentials:
             yield registry.Registry(options.registry, credentials)
     elif options.dry:
-        yield OnDisk(project.DIST / OCI)
+        yield OnDisk(dist.oci_folder())
     else:
-        with locks.held(project.DIST / f".{OCI}.lock"):
-            yield OnDisk(project.DIST / OCI)
+        with locks.held(dist.oci_folder().with_name(".oci.lock")):
+            yield OnDisk(dist.oci_folder())
 
 
 def _chosen(target: Target | None) -> list[tuple[Target, Variant]]:

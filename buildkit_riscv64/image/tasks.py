@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cli import command
-
-_TARGET = "As in linux-riscv64."
+from ..cli import TARGET, YES, command
 
 
 @command(
@@ -16,10 +14,10 @@ _TARGET = "As in linux-riscv64."
         " but runc. docker: docker's buildx does, with our image as its builder.",
         "base": "What unpacks Debian's packages: registry (debian:trixie-slim), rootfs (made of"
         " Debian's packages), or auto: the registry if it answers.",
-        "target": f"{_TARGET} Default: this machine's.",
+        "target": f"{TARGET} Default: this machine's.",
         "load": "Have docker load the image, as buildkit-riscv64:VERSION.",
         "force": "Build every step anew, even if nothing has changed.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print the image's manifest as JSON on stdout.",
     }
 )
@@ -61,8 +59,8 @@ def build_image(
 
 @command(
     help={
-        "target": f"{_TARGET} Default: all in dist/.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "target": f"{TARGET} Default: all in dist/.",
+        "yes": YES,
         "json": "Print the findings as JSON on stdout.",
     }
 )
@@ -84,9 +82,9 @@ def check_image(context: Any, target: str = "", yes: bool = False, json: bool = 
     help={
         "registry": "The repository to push to, as HOST[:PORT]/NAME, e.g. ghcr.io/me/buildkit."
         " Default: image.registry of the configuration, else the OCI layout dist/oci/.",
-        "target": f"{_TARGET} Default: all in dist/, as one image for several platforms.",
+        "target": f"{TARGET} Default: all in dist/, as one image for several platforms.",
         "force": "Replace a release's own tag (vX.Y.Z) even if another image is under it.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print the tags and digests as JSON on stdout.",
     }
 )
@@ -131,7 +129,7 @@ def push_image(
         "days": "How long the certificates last, at most 825. Default: 30. The CA lasts ten years.",
         "output": "The folder. Default: certs/ in the checkout.",
         "new-ca": "Begin anew with another CA: the daemon and all clients need new files then.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print where they are, names, ends and fingerprints as JSON on stdout.",
     }
 )

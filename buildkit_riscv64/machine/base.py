@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import binfmt, debian, digests, dist, doctor, host, locks, pins, process, project
+from .. import binfmt, debian, digests, dist, doctor, locks, pins, process, project
 from ..arch import Architecture, Platform
-from ..console import say, size, step
+from ..console import say, step
 from ..errors import MachineError, MissingRequirementError, StorageError
 
 RECIPE = Path(__file__).parent / "recipe"
@@ -198,12 +198,7 @@ def unpack_command(release: debian.Release, packages: Sequence[str], root: Path)
 def _make(pinned: pins.Pins) -> Base:
     for leftover in bases().glob(".making-*"):
         _discard(leftover)
-    free = host.free_bytes(bases())
-    if free < NEEDED_BYTES:
-        raise StorageError(
-            f"only {size(free)} free in {bases()}, and making the base takes {size(NEEDED_BYTES)}",
-            "free some space, or set XDG_CACHE_HOME to a larger disk",
-        )
+    dist.require_space(bases(), NEEDED_BYTES, "making the base takes", project.CACHE_HINT)
     final = Base(bases() / recipe_hash(pinned))
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=bases()))
     work.chmod(0o755)

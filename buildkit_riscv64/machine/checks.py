@@ -26,7 +26,7 @@ def _disk() -> Seen:
     free = host.free_bytes(project.cache())
     detail = f"{size(free)} free for {project.cache()}"
     if free < base.NEEDED_BYTES:
-        return Seen(Status.FAIL, detail, "free some space, or set XDG_CACHE_HOME to a larger disk")
+        return Seen(Status.FAIL, detail, project.CACHE_HINT)
     return Seen(Status.OK, detail)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..cli import command
+from ..cli import YES, command
 
 _NAME = "The machine's name. Default: riscv64."
 
@@ -17,7 +17,7 @@ _NAME = "The machine's name. Default: riscv64."
         "memory": "As in 8G. Default: half of this host's, at most 8G.",
         "disk": "As in 40G; takes only what is used. Default: 40G.",
         "if-missing": "Leave a machine that is there as it is.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
     },
 )
 def create(

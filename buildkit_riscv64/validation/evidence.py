@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, schemas
+from .. import dist, host, pages, schemas
 from ..arch import Target
 from ..errors import CheckError, Failure
 from . import page, versions
@@ -21,8 +21,6 @@ from .suites import SUITES, Outcome
 
 #: Version of the format, as in `schemas/evidence.schema.json`.
 EVIDENCE_VERSION = 1
-#: The same for people.
-PAGE = "index.html"
 
 
 def junit(suite: str) -> str:
@@ -149,7 +147,7 @@ def publish(
 
 def _finish(stage: Path, text: str) -> None:
     """Write the page, and the sums of everything."""
-    (stage / PAGE).write_text(text, encoding="utf-8")
+    (stage / pages.INDEX).write_text(text, encoding="utf-8")
     names = sorted(path.name for path in stage.iterdir() if path.name != dist.SUMS)
     (stage / dist.SUMS).write_text(dist.sums(dist.record(stage, names)))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cli import command
+from ..cli import TARGET, YES, command
 
-_TARGET = "As in linux-riscv64. Default: this machine's."
+_TARGET = f"{TARGET} Default: this machine's."
 
 
 @command(
@@ -17,7 +17,7 @@ _TARGET = "As in linux-riscv64. Default: this machine's."
         " 'secret or heredoc'. The evidence says so: no release is gated on a part.",
         "target": _TARGET,
         "online": "Use official images of a registry on the internet as well.",
-        "yes": "Install missing packages without asking. Implied where CI is set.",
+        "yes": YES,
         "json": "Print the evidence as JSON on stdout.",
     }
 )

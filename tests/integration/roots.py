@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from buildkit_riscv64 import project
+from buildkit_riscv64 import locks, project
 
 
 def kept(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
@@ -22,9 +21,7 @@ def kept(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
     """
     cache = project.cache()
     root = cache / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(cache / f".{name}.lock"):
         for interrupted in cache.glob(f".{name}-*/"):
             shutil.rmtree(interrupted)
         if not root.is_dir():

@@ -544,7 +544,7 @@ def test_sums_are_those_of_sha256sum(finished: Path) -> None:
 
 
 def test_targets_are_folders_by_name(place: Path) -> None:
-    for name in ("linux-riscv64", "linux-amd64", ".linux-arm64.staging", "other"):
+    for name in ("linux-riscv64", "linux-amd64", ".linux-arm64.staging", "other", "linux-vax"):
         (place / name).mkdir()
     (place / "linux-file").touch()
-    assert [path.name for path in dist.targets()] == ["linux-amd64", "linux-riscv64"]
+    assert [target.name for target in dist.targets()] == ["linux-amd64", "linux-riscv64"]

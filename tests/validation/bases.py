@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildkit_riscv64 import project
+from buildkit_riscv64 import locks, project
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.image import layout, packages
 
@@ -55,9 +54,7 @@ def busybox(platform: Platform) -> BaseImage:
     """The base image for a platform: from the cache, or made now of Debian's package."""
     archive = packages.Archive(platform.debian)
     place = project.cache() / "validation-base"
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / f".{archive.arch}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(place / f".{archive.arch}.lock"):
         final = place / archive.arch
         if not final.is_dir():
             with (

@@ -398,7 +398,9 @@ def test_a_compiler_that_makes_nothing(machine: Machine) -> None:
 
 def test_too_little_space(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "free_bytes", lambda _path: 100 << 20)
-    with pytest.raises(StorageError, match=r"only 100 MiB free for .*, and a build needs 600"):
+    with pytest.raises(
+        StorageError, match=r"only 100\.0 MiB free for .*, and a build needs 600\.0 MiB"
+    ):
         build.build(Options())
     assert machine.done == []
 
@@ -670,7 +672,9 @@ def test_a_bundle_that_is_refused_is_not_published(bundled: Bundled, proved: Pat
 def test_a_bundle_takes_more_space(bundled: Bundled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "free_bytes", lambda _path: 700 << 20)
     build.build(Options())
-    with pytest.raises(StorageError, match=r"only 700 MiB free for .*, and a build needs 800"):
+    with pytest.raises(
+        StorageError, match=r"only 700\.0 MiB free for .*, and a build needs 800\.0 MiB"
+    ):
         with_bundle()
 
 

@@ -389,7 +389,7 @@ def test_whatever_happens_nothing_half_made_is_left(maker: Maker, fails: Excepti
 @pytest.mark.usefixtures("_cache")
 def test_too_little_space_is_told_before_anything_starts(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(host, "free_bytes", lambda _path: bases.NEEDED_BYTES - 1)
-    with pytest.raises(StorageError, match=r"only 6\.0 GiB free in .* takes 6\.0 GiB"):
+    with pytest.raises(StorageError, match=r"only 6\.0 GiB free for .* takes 6\.0 GiB"):
         bases._make(PINS)
     assert maker.commands.calls == []
     assert in_bases() == []

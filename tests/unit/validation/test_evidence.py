@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, host, project
+from buildkit_riscv64 import dist, host, pages, project
 from buildkit_riscv64.errors import CheckError, Failure
 from buildkit_riscv64.validation import evidence, versions
 from buildkit_riscv64.validation.subject import Subject
@@ -230,7 +230,7 @@ def test_other_binaries_make_it_stale(publish: Publish) -> None:
 
 def test_the_page_says_that_it_is_stale(publish: Publish) -> None:
     published = publish(WHOLE)
-    page = published.path / evidence.PAGE
+    page = published.path / pages.INDEX
     with dist.lock(TARGET):
         evidence.tell_stale(TARGET)
         assert "Out of date" not in page.read_text()
@@ -240,7 +240,7 @@ def test_the_page_says_that_it_is_stale(publish: Publish) -> None:
             assert "Out of date" in page.read_text()
     assert evidence.load(published.path).manifest == published.manifest
     listed = (published.path / dist.SUMS).read_text()
-    assert f"{dist.sha256(page)}  {evidence.PAGE}\n" in listed
+    assert f"{dist.sha256(page)}  {pages.INDEX}\n" in listed
 
 
 def test_nobody_has_to_have_evidence(complete_dist: Path) -> None:
