@@ -19,7 +19,7 @@ from benchmarks.measure import Case, Sample, checkout, in_turns, keep, run
 from buildkit_riscv64 import debian, dist, process, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.image import check, daemon, layout
-from buildkit_riscv64.image.engines import Variant
+from buildkit_riscv64.image.variants import Variant
 
 #: As in Debian's own: https://github.com/debuerreotype/debuerreotype, slimify-excludes.
 SLIM = ("doc/*", "info/*", "linda/*", "lintian/overrides/*", "locale/*", "man/*")

@@ -6,9 +6,11 @@ import functools
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from . import process
 from .arch import Architecture
@@ -112,6 +114,22 @@ def distribution() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return "unknown"
+
+
+_EXECUTED = {
+    Execution.NATIVE: "natively on {arch}",
+    Execution.QEMU_SYSTEM: "on an emulated {arch} machine (qemu-system)",
+    Execution.QEMU_USER: "on another machine, each program emulated for {arch} (qemu-user)",
+}
+
+
+def executed(facts: Mapping[str, Any]) -> str:
+    """On what something ran, as in 'natively on riscv64'.
+
+    Args:
+        facts: :class:`Facts`, as a manifest has them.
+    """
+    return _EXECUTED[Execution(facts["execution"])].format(arch=facts["arch"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ from .. import dist
 from ..arch import Architecture, Target
 from ..errors import CheckError
 from ..host import Execution
+from ..image.variants import Variant
 from ..validation import evidence
-from ..validation.subject import VARIANTS, programs
+from ..validation.subject import programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,28 +132,22 @@ def links(target: Target) -> list[Link]:
     if binaries.artifacts and verdict(binaries.artifacts) is None:
         remark = "no machine of another architecture has compiled the same yet: `invoke verify-binaries --cross-check`"
         binaries = replace(binaries, remarks=(remark,))
-    chain = [binaries]
-    for variant in VARIANTS:
-        flag = " --rootless" if variant == "rootless" else ""
-        chain.append(
-            _link(
-                f"{variant} image", f"build-image{flag}", dist.image_folder(target, variant),
-                lambda found: _image(found, binaries.artifacts, target),
-            )
-        )  # fmt: skip
-    chain.append(
+    images = (
         _link(
-            "validation", "validate", dist.evidence_folder(target),
-            lambda found: iter(evidence.complete(found)),
+            f"{variant} image", variant.task, dist.image_folder(target, variant),
+            lambda found: _image(found, binaries.artifacts, target),
         )
+        for variant in Variant
     )  # fmt: skip
-    chain.append(
-        _link(
-            "packages", "build-packages", place / dist.PACKAGES,
-            lambda found: _packages(found, binaries.artifacts),
-        )
+    validation = _link(
+        "validation", "validate", dist.evidence_folder(target),
+        lambda found: iter(evidence.complete(found)),
     )  # fmt: skip
-    return chain
+    packages = _link(
+        "packages", "build-packages", place / dist.PACKAGES,
+        lambda found: _packages(found, binaries.artifacts),
+    )  # fmt: skip
+    return [binaries, *images, validation, packages]
 
 
 def remedy(link: Link, target: Target) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import host
 from ..console import duration, size
-from ..validation import page
 from ..validation.suites import SUITES, Outcome
 from . import chain
 
@@ -41,7 +41,7 @@ def render(release: Mapping[str, Any], links: Mapping[str, chain.Link]) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": duration, "size": size, "executed": page.executed}
+    environment.filters |= {"duration": duration, "size": size, "executed": host.executed}
     binaries, evidence = links["binaries"], links["validation"].manifest
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         release=release, binaries=binaries.manifest, evidence=evidence, suites=SUITES,

@@ -16,8 +16,8 @@ from .. import dist, doctor, pages, process
 from ..arch import Architecture, Target
 from ..console import count, say, step, warn
 from ..errors import CheckError, MismatchError, NetworkError, UsageError
+from ..image.variants import Variant
 from ..pins import release_tag
-from ..validation.subject import VARIANTS
 from . import chain, github, notes, signing
 
 #: Describes a release; it is one of its files.
@@ -151,7 +151,7 @@ def assets(target: Target, links: Sequence[chain.Link]) -> list[Asset]:
         packages = found["packages"]
         for name in sorted(packages.files):
             yield of(packages, name, "a package for distributions", Path(name).name)
-        for variant in VARIANTS:
+        for variant in Variant:
             image = found[f"{variant} image"]
             for name in image.files:
                 if name.endswith(".image.tar"):

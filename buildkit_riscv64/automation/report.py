@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import dist, pages
+from .. import dist, host, pages
 from ..console import count, duration, emit_json, say, size, step_summary, table, warn
-from ..validation import page
 from . import chain, pinned, release, repository, status, track
 
 _CHAIN = ("phase", "", "version", "made on", "when", "sha256")
 
 
 def _made_on(link: chain.Link) -> str:
-    host = link.manifest.get("host")
-    return f"{host['distribution']}, {page.executed(host)}" if host else ""
+    facts = link.manifest.get("host")
+    return f"{facts['distribution']}, {host.executed(facts)}" if facts else ""
 
 
 def _hashes(link: chain.Link) -> str:

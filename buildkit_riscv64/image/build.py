@@ -19,6 +19,7 @@ from ..errors import BuildError, CheckError, NotNativeError, UsageError
 from ..validation import evidence
 from . import check, container, docker, engines, layout, sbom, tools
 from .packages import Archive, Package
+from .variants import Variant
 
 #: Version of the manifest's format, as in `schemas/image.schema.json`.
 MANIFEST_VERSION = 1
@@ -45,7 +46,7 @@ class Options:
         yes: install what is missing without asking.
     """
 
-    variant: engines.Variant
+    variant: Variant
     engine: engines.Name
     base: tools.Origin
     target: Target
@@ -76,7 +77,7 @@ class Options:
                 f"invoke on {wanted.arch} -- build-image",
             )
         return cls(
-            variant=engines.Variant.ROOTLESS if rootless else engines.Variant.ROOT,
+            variant=Variant.ROOTLESS if rootless else Variant.ROOT,
             engine=engines.Name(engine), base=tools.parse(base), target=wanted, **others,
         )  # fmt: skip
 
@@ -213,7 +214,7 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
             updates = archive.update()
             common, every = archive.resolve("root"), archive.resolve("root", "rootless")
             unpacking, helpers = archive.resolve("tools"), archive.resolve("helpers")
-        packages = common if options.variant is engines.Variant.ROOT else every
+        packages = common if options.variant is Variant.ROOT else every
         digest = _inputs(options, binaries, packages, epoch)
         if previous and not options.force and previous.made_of(digest):
             return Outcome(previous, up_to_date=True, seconds=time.time() - started)

@@ -21,7 +21,7 @@ from ..console import Status, duration, size
 from ..errors import CheckError
 from ..findings import Finding, Findings, equal, judged, refuse_failed
 from . import container, layout
-from .engines import Variant
+from .variants import Variant
 
 #: What to do about an image that was refused.
 REMEDY = "run `invoke build-image --force` to make it anew"
@@ -374,17 +374,17 @@ def examine_all(target: str, *, yes: bool) -> Findings:
         CheckError: there is nothing to look at.
         MissingRequirementError: there is no runc or umoci to run them with.
     """
-    chosen = finished(target)
-    if any(one.arch is Architecture.here() for one, _ in chosen):
+    found = chosen(target)
+    if any(one.arch is Architecture.here() for one, _ in found):
         doctor.provide(container.TOOLS, yes=yes)
     return {
         f"{one.name} {variant}": examine(dist.image_folder(one, variant), variant, one)
-        for one, variant in chosen
+        for one, variant in found
     }
 
 
-def finished(target: str = "") -> list[tuple[Target, Variant]]:
-    """The images that there are, of a target or of all.
+def chosen(target: str = "") -> list[tuple[Target, Variant]]:
+    """The images that a command line means: those of a target, or all in `dist/`.
 
     Raises:
         UsageError: it is no target.

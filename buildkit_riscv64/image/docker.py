@@ -17,6 +17,7 @@ from .. import process, project
 from ..console import say, step
 from ..errors import BuildError, Failure, MissingRequirementError
 from . import layout
+from .variants import Variant
 
 if TYPE_CHECKING:
     from .engines import Request
@@ -113,7 +114,7 @@ def builder(request: Request) -> Iterator[str]:
         MissingRequirementError: there is no usable engine, or no buildx.
         BuildError: docker cannot build the image, or start it.
     """
-    from .engines import Variant, buildx
+    from .engines import buildx
 
     if not process.probe(["docker", "buildx", "version"]).ok:
         raise MissingRequirementError(

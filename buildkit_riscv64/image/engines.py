@@ -18,22 +18,11 @@ from .. import process, project
 from ..errors import BuildError
 from . import daemon, docker
 from .tools import Base
+from .variants import Variant
 
 #: What every build has as its main context.
 CONTEXT = project.ROOT / "dockerfiles"
 DOCKERFILE = "buildkit.Dockerfile"
-
-
-class Variant(StrEnum):
-    """The images, by the Dockerfile's targets."""
-
-    ROOT = "root"
-    ROOTLESS = "rootless"
-
-    @property
-    def suffix(self) -> str:
-        """What it adds to a tag, as upstream's do."""
-        return "-rootless" if self is Variant.ROOTLESS else ""
 
 
 class Name(StrEnum):

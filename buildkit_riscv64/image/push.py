@@ -23,7 +23,7 @@ from ..arch import Target
 from ..console import step, warn
 from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
 from . import check, layout, registry
-from .engines import Variant
+from .variants import Variant
 
 _RELEASE = re.compile(r"(v\d+\.\d+)\.\d+")
 
@@ -255,7 +255,7 @@ def _chosen(target: Target | None) -> list[tuple[Target, Variant]]:
     Raises:
         CheckError: there are none.
     """
-    found = check.finished(target.name if target else "")
+    found = check.chosen(target.name if target else "")
     for one, variant in found:
         if not one.default:
             warn(f"left out: {one.name} {variant}; a tag holds one image for linux/{one.arch}")

@@ -27,6 +27,7 @@ from ..errors import (
     NotNativeError,
     UsageError,
 )
+from ..image.variants import Variant
 from ..validation import evidence
 from . import machines
 from .destination import SSH_FAILED, Destination
@@ -80,7 +81,7 @@ exit $code
 
 # What may come back of dist/.
 _MADE = re.compile(
-    rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/(root|rootless)|{dist.EVIDENCE}|{dist.PACKAGES})/)?{dist.SUMS}"
+    rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/({'|'.join(Variant)})|{dist.EVIDENCE}|{dist.PACKAGES})/)?{dist.SUMS}"
 )
 
 #: The tasks that make what is brought back.

@@ -7,7 +7,6 @@ of the same artifacts and the same machine.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 from .. import dist, host, pages, schemas
 from ..arch import Target
 from ..errors import CheckError, Failure
+from ..image.variants import Variant
 from . import page, versions
-from .subject import VARIANTS, Subject, programs
-from .suites import SUITES, Outcome
+from .subject import Subject, programs
+from .suites import SUITES, Outcome, counts
 
 #: Version of the format, as in `schemas/evidence.schema.json`.
 EVIDENCE_VERSION = 1
@@ -31,12 +31,6 @@ def junit(suite: str) -> str:
 def log(suite: str) -> str:
     """Where pytest's output on a suite is."""
     return f"pytest-{suite}.log"
-
-
-def counts(scenarios: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many scenarios there are of each outcome."""
-    seen = Counter(scenario["outcome"] for scenario in scenarios)
-    return {str(outcome): seen[outcome] for outcome in Outcome}
 
 
 def load(path: Path) -> dist.Artifacts:
@@ -177,7 +171,7 @@ def stale(evidence: dist.Artifacts) -> list[str]:
         now = None
     if now != document["binaries"]:
         found.append("it is of other binaries than those that are there now")
-    for variant in VARIANTS:
+    for variant in Variant:
         image = dist.find(evidence.path.parent / dist.IMAGE / variant)
         digest = image.manifest.get("digest") if image else None
         if digest != document["images"][variant]:

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import pages
-from .suites import SCENARIOS, SUITES, Outcome
+from .. import host, pages
+from .suites import SCENARIOS, SUITES, Outcome, counts
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
-
-#: How machines execute, for people.
-EXECUTION = {
-    "native": "natively on {arch}",
-    "qemu-system": "on an emulated {arch} machine (qemu-system)",
-    "qemu-user": "on another machine, each program emulated for {arch} (qemu-user)",
-}
-
-
-def executed(host: Mapping[str, Any]) -> str:
-    """On what something ran, as in 'natively on riscv64'."""
-    return EXECUTION[str(host["execution"])].format(arch=str(host["arch"]))
 
 
 def why(scenario: Mapping[str, Any]) -> str:
@@ -42,16 +30,11 @@ def _groups(name: str, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     return [
         {
-            "name": group, "scenarios": scenarios, "counts": _counts(scenarios),
+            "name": group, "scenarios": scenarios, "counts": counts(scenarios),
             "seconds": sum(one["seconds"] for one in scenarios),
         }
         for group, scenarios in groups.items()
     ]  # fmt: skip
-
-
-def _counts(scenarios: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    outcomes = [one["outcome"] for one in scenarios]
-    return {str(outcome): outcomes.count(outcome) for outcome in Outcome}
 
 
 def _worst(counts: Mapping[str, int]) -> str:
@@ -79,6 +62,6 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
                     unproven.setdefault(one["reason"], []).append(one)
     return pages.render(
         _TEMPLATE, {"worst": _worst, "why": why}, document=document, suites=suites, stale=stale,
-        executed=executed(document["host"]), unproven=unproven,
+        executed=host.executed(document["host"]), unproven=unproven,
         absent=[suite for name, suite in SUITES.items() if name not in document["suites"]],
     )  # fmt: skip

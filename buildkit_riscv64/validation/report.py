@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .. import dist, pages
+from .. import dist, host, pages
 from ..console import count, duration, emit_json, say, table
 from ..errors import CheckError
 from . import evidence, page
@@ -50,7 +50,7 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _title(document: Mapping[str, Any]) -> str:
     return (
         f"BuildKit {document['version']} for {document['target']}, validated"
-        f" {page.executed(document['host'])}"
+        f" {host.executed(document['host'])}"
     )
 
 

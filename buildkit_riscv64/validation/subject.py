@@ -9,10 +9,8 @@ from typing import Any
 from .. import dist, schemas
 from ..arch import Architecture, Target
 from ..errors import CheckError, NotNativeError
+from ..image.variants import Variant
 from .suites import Suite
-
-#: The variants of the image.
-VARIANTS = ("root", "rootless")
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,10 @@ class Subject:
             "revision": manifest["revision"],
             "pinned": manifest["source"]["pinned"],
             "binaries": programs(self.binaries),
-            "images": {variant: digests.get(variant) for variant in VARIANTS},
+            "images": {str(variant): digests.get(variant) for variant in Variant},
             "inputs": {
                 "binaries": self.binaries.inputs,
-                **{variant: image.inputs for variant, image in self.images.items()},
+                **{str(variant): image.inputs for variant, image in self.images.items()},
             },
         }
 
@@ -68,26 +66,26 @@ def find(target: Target, suites: Sequence[Suite]) -> Subject:
 
     binaries = finished(target)
     require_same_bytes(binaries, map(dist.binary, dist.COMMANDS))
-    images = {
-        variant: image for variant in VARIANTS if (image := _image(target, variant, binaries))
+    images: dict[str, dist.Artifacts] = {
+        variant: image for variant in Variant if (image := _image(target, variant, binaries))
     }
     needing = [suite.name for suite in suites if suite.images]
-    if needing and (missing := [variant for variant in VARIANTS if variant not in images]):
+    if needing and (missing := [variant for variant in Variant if variant not in images]):
         raise CheckError(
             f"no {missing[0]} image in {dist.shown(dist.image_folder(target, missing[0]))},"
             f" which {' and '.join(needing)} need",
-            f"run `invoke build-image{' --rootless' if missing[0] == 'rootless' else ''}` first",
+            f"run `invoke {missing[0].task}` first",
         )
     return Subject(target, binaries, images)
 
 
-def _image(target: Target, variant: str, binaries: dist.Artifacts) -> dist.Artifacts | None:
+def _image(target: Target, variant: Variant, binaries: dist.Artifacts) -> dist.Artifacts | None:
     folder = dist.image_folder(target, variant)
     if not folder.exists():
         return None
     image = dist.load(folder)
     place = dist.shown(folder)
-    remedy = f"run `invoke build-image --force{' --rootless' if variant == 'rootless' else ''}`"
+    remedy = f"run `invoke {variant.task} --force`"
     if wrong := schemas.objection(image.manifest, schemas.IMAGE):
         raise CheckError(f"{place / dist.MANIFEST}: {wrong}", remedy)
     if image.manifest["binaries"] != programs(binaries):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 
@@ -23,6 +25,12 @@ class Outcome(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_PROVEN = "not proven"
+
+
+def counts(scenarios: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many scenarios there are of each outcome."""
+    seen = Counter(scenario["outcome"] for scenario in scenarios)
+    return {str(outcome): seen[outcome] for outcome in Outcome}
 
 
 @dataclass(frozen=True)

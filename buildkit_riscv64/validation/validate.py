@@ -270,7 +270,7 @@ def _run(
         "seconds": round((finished - started).total_seconds(), 1),
         "partial": bool(options.select), "select": options.select, "online": options.online,
         "aborted": aborted, "versions": versions.here(suite.tools, emulators=suite.emulators) | record.used,
-        "counts": evidence.counts(scenarios), "scenarios": scenarios,
+        "counts": suites.counts(scenarios), "scenarios": scenarios,
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import pytest
 from buildkit_riscv64 import dist, host, process, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import bundle, check, elf
-from buildkit_riscv64.image.engines import Variant
+from buildkit_riscv64.image.variants import Variant
 from buildkit_riscv64.validation import evidence, subject, suites
 from buildkit_riscv64.validation.subject import Subject
 

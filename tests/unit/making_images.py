@@ -10,7 +10,7 @@ from typing import Any
 
 from buildkit_riscv64 import dist
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.image import build, engines, layout, tools
+from buildkit_riscv64.image import build, engines, layout, tools, variants
 from buildkit_riscv64.image.packages import Package
 
 from .making import COMMIT, elf
@@ -54,7 +54,7 @@ def make_image(
         payload: what else is in it.
     """
     options = build.Options(
-        variant=engines.Variant(variant), engine=engines.Name.BUILDKIT,
+        variant=variants.Variant(variant), engine=engines.Name.BUILDKIT,
         base=tools.Origin.ROOTFS, target=Target.parse(target),
     )  # fmt: skip
     programs = binaries(place, options.target, version)

@@ -12,8 +12,9 @@ import pytest
 from buildkit_riscv64 import dist, doctor
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.image import container, layout
-from buildkit_riscv64.image.engines import Request, Variant
+from buildkit_riscv64.image.engines import Request
 from buildkit_riscv64.image.tools import Base, Origin
+from buildkit_riscv64.image.variants import Variant
 
 from .picture import Alive
 

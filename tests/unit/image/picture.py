@@ -16,7 +16,7 @@ from buildkit_riscv64 import dist
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.image import build, check, engines, layout, tools
 from buildkit_riscv64.image.container import Life
-from buildkit_riscv64.image.engines import Variant
+from buildkit_riscv64.image.variants import Variant
 from buildkit_riscv64.process import Result
 
 from ..making import COMMIT, elf

@@ -28,9 +28,10 @@ from buildkit_riscv64.errors import (
 )
 from buildkit_riscv64.image import build, check, container, docker, engines, layout, packages, tools
 from buildkit_riscv64.image.build import Options
-from buildkit_riscv64.image.engines import Name, Request, Variant
+from buildkit_riscv64.image.engines import Name, Request
 from buildkit_riscv64.image.packages import Package
 from buildkit_riscv64.image.tools import Base, Origin
+from buildkit_riscv64.image.variants import Variant
 
 from ..making import COMMIT, GO, Commands, edit_manifest
 from .picture import EPOCH, TARGET, Alive, Picture, entry

@@ -17,7 +17,7 @@ from buildkit_riscv64.errors import CheckError, UsageError
 from buildkit_riscv64.findings import Finding
 from buildkit_riscv64.image import check, layout
 from buildkit_riscv64.image.container import Life
-from buildkit_riscv64.image.engines import Variant
+from buildkit_riscv64.image.variants import Variant
 from buildkit_riscv64.process import Result
 
 from ..making import COMMIT, edit_manifest, elf
@@ -608,7 +608,7 @@ def test_nothing_to_examine(checkout: Path, provided: list[object]) -> None:
 
 def test_binaries_alone_are_no_image(finished: Path) -> None:
     with pytest.raises(CheckError, match="no image in"):
-        check.finished()
+        check.chosen()
 
 
 @pytest.mark.parametrize("target", ["", "linux-riscv64"])

@@ -16,7 +16,8 @@ import requests
 from buildkit_riscv64 import process, project
 from buildkit_riscv64.errors import BuildError, Failure, MissingRequirementError
 from buildkit_riscv64.image import docker, engines
-from buildkit_riscv64.image.engines import Request, Variant
+from buildkit_riscv64.image.engines import Request
+from buildkit_riscv64.image.variants import Variant
 
 from ..making import Commands
 

@@ -11,7 +11,8 @@ import pytest
 from buildkit_riscv64 import project
 from buildkit_riscv64.errors import BuildError
 from buildkit_riscv64.image import daemon, docker, engines
-from buildkit_riscv64.image.engines import BuildKit, Docker, Engine, Name, Request, Variant
+from buildkit_riscv64.image.engines import BuildKit, Docker, Engine, Name, Request
+from buildkit_riscv64.image.variants import Variant
 
 from ..making import Commands
 

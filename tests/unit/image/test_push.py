@@ -22,8 +22,8 @@ from buildkit_riscv64.errors import (
     UsageError,
 )
 from buildkit_riscv64.image import layout, push, registry
-from buildkit_riscv64.image.engines import Variant
 from buildkit_riscv64.image.push import Options, Publication, State
+from buildkit_riscv64.image.variants import Variant
 
 from ..making import COMMIT, Commands, edit_manifest
 from ..making_images import make_image

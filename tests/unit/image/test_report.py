@@ -9,7 +9,7 @@ import pytest
 from buildkit_riscv64 import dist, project
 from buildkit_riscv64.image import report
 from buildkit_riscv64.image.build import Outcome
-from buildkit_riscv64.image.engines import Variant
+from buildkit_riscv64.image.variants import Variant
 
 from ..making import edit_manifest
 from .picture import TARGET, Picture

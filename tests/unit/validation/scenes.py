@@ -9,7 +9,7 @@ from typing import Any
 
 from buildkit_riscv64 import dist
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.validation import evidence, versions
+from buildkit_riscv64.validation import suites, versions
 
 #: Puts evidence of suites into dist/.
 Publish = Callable[..., dist.Artifacts]
@@ -35,7 +35,7 @@ def result(*scenes: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "started": WHEN, "finished": "2026-11-25T11:10:00Z", "seconds": 600.0, "partial": False,
         "select": "", "online": False, "aborted": "",
         "versions": {**dict.fromkeys(versions.NAMES), "kernel": "6.12.1"},
-        "counts": evidence.counts(scenarios), "scenarios": list(scenarios),
+        "counts": suites.counts(scenarios), "scenarios": list(scenarios),
     }  # fmt: skip
     return made | changes
 
