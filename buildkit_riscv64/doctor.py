@@ -23,7 +23,7 @@ from .errors import DoctorError, Failure, MissingRequirementError, UsageError
 
 GIB = 1 << 30
 
-#: Debian's package for each command that we call.
+#: Debian's package for each command that we call, or several with spaces between.
 PACKAGES = {
     "apt-ftparchive": "apt-utils",
     "arch-test": "arch-test",
@@ -31,7 +31,7 @@ PACKAGES = {
     "createrepo_c": "createrepo-c",
     "depmod": "kmod",
     "dnf": "dnf",
-    "docker": "docker.io",
+    "docker": "docker.io docker-cli docker-buildx",
     "dpkg-deb": "dpkg",
     "fuse-overlayfs": "fuse-overlayfs",
     "gh": "gh",
@@ -62,8 +62,13 @@ PACKAGES = {
     "zstd": "zstd",
 }
 
-#: What a package is called in another release, where the first name is not known.
-_OTHER_NAMES = {"qemu-user-static": "qemu-user-binfmt"}
+#: What a package is called in another release, where the first name is not known; nothing
+#: where that has no such package.
+_OTHER_NAMES = {
+    "docker-buildx": "",
+    "docker-cli": "docker.io",
+    "qemu-user-static": "qemu-user-binfmt",
+}
 
 
 class Phase(StrEnum):
@@ -319,7 +324,10 @@ def _dist() -> Seen:
 
 @check("docker", "The image's `docker` engine, buildx and `--via make` need it.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
 def _docker() -> Seen:
-    without = "apt-get install docker.io docker-buildx; or do without, with `--engine buildkit`"
+    without = (
+        "apt-get install docker.io, and since Debian 13 docker-cli docker-buildx too;"
+        " or do without, with `--engine buildkit`"
+    )
     seen = tool("docker", Status.WARN, ("--version",), without)
     if seen.status is not Status.OK:
         return seen
@@ -327,9 +335,17 @@ def _docker() -> Seen:
     if not answer.ok:
         return Seen(
             Status.WARN, f"no engine answers: {answer.last_line}",
-            "apt-get install docker.io; systemctl start docker; be root or in group docker",
+            "systemctl start docker; be root, or in group docker:"
+            ' usermod --append --groups docker "$USER", then log in again',
         )  # fmt: skip
-    return _ok(f"engine {answer.stdout.strip()}")
+    engine = f"engine {answer.stdout.strip()}"
+    if not process.probe(["docker", "buildx", "version"]).ok:
+        return Seen(
+            Status.WARN, f"{engine}, without buildx",
+            "apt-get install docker-buildx; for Debian 12 only Docker's own packages have it",
+            "docker-buildx",
+        )  # fmt: skip
+    return _ok(engine)
 
 
 @check("docker-init", "docker puts it into containers as their first process; buildx asks for that.", Phase.IMAGE, Phase.VALIDATION)  # fmt: skip
@@ -496,7 +512,8 @@ def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
         for name in packages
     ]
     process.run(
-        [*as_root, "apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *known],
+        [*as_root, "apt-get", "install", "--yes", "--quiet", "--no-install-recommends",
+         *filter(None, known)],
         env=env, dry=dry, error=MissingRequirementError, hint=hint,
     )  # fmt: skip
     return True
@@ -527,7 +544,8 @@ def provide(tools: Iterable[str], *, yes: bool) -> None:
         MissingRequirementError: the answer was no, or they could not be installed.
     """
     missing = [name for name in tools if process.which(name) is None]
-    have(", ".join(missing), sorted({PACKAGES[name] for name in missing}), yes=yes)
+    packages = sorted({package for name in missing for package in PACKAGES[name].split()})
+    have(", ".join(missing), packages, yes=yes)
 
 
 def provide_emulators(*, yes: bool) -> None:
@@ -562,7 +580,7 @@ def offer(error: MissingRequirementError, *, yes: bool) -> bool:
     if not confirm(f"{error.brief}. Install {package} with apt-get?", yes=yes):
         return False
     say(f"{error.brief}: installing {package}")
-    return install([package], yes=True) and process.which(error.tool) is not None
+    return install(package.split(), yes=True) and process.which(error.tool) is not None
 
 
 def mend(phases: Iterable[Phase], *, yes: bool, dry: bool = False) -> list[Finding]:

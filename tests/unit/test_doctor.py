@@ -137,7 +137,7 @@ def test_dist(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_docker(installed: set[str], commands: Commands) -> None:
     seen = doctor._docker()
-    assert (seen.status, seen.package) == (Status.WARN, "docker.io")
+    assert (seen.status, seen.package) == (Status.WARN, "docker.io docker-cli docker-buildx")
     installed.add("docker")
     commands.answer("docker", "version", code=1, stderr="Cannot connect to the Docker daemon")
     seen = doctor._docker()
@@ -146,7 +146,14 @@ def test_docker(installed: set[str], commands: Commands) -> None:
     )  # fmt: skip
     commands.answer("docker", "version", stdout="28.0\n")
     assert doctor._docker() == Seen(Status.OK, "engine 28.0")
-    assert commands.args[-1] == ["docker", "version", "--format", "{{.Server.Version}}"]
+    assert commands.args[-2:] == [
+        ["docker", "version", "--format", "{{.Server.Version}}"], ["docker", "buildx", "version"],
+    ]  # fmt: skip
+    commands.answer("docker", "buildx", code=1)
+    seen = doctor._docker()
+    assert (seen.status, seen.detail, seen.package) == (
+        Status.WARN, "engine 28.0, without buildx", "docker-buildx",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -495,6 +502,21 @@ def test_another_release_calls_it_something_else(installed: set[str], commands: 
     commands.answer("apt-cache", "show", "qemu-user-static", code=100)
     doctor.provide(["qemu-riscv64-static"], yes=True)
     assert commands.args[-1] == [*INSTALL, "qemu-user-binfmt"]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "packages"),
+    [
+        ((), ["docker-buildx", "docker-cli", "docker.io"]),
+        (("docker-buildx", "docker-cli"), ["docker.io", "docker.io"]),
+    ],
+)
+def test_docker_is_three_packages_or_one(installed: set[str], commands: Commands, unknown: tuple[str, ...], packages: list[str]) -> None:  # fmt: skip
+    commands.answer("apt-cache", "show", stdout="Package: one\n")
+    for name in unknown:
+        commands.answer("apt-cache", "show", name, code=100)
+    doctor.provide(["docker"], yes=True)
+    assert commands.args[-1] == [*INSTALL, *packages]
 
 
 def test_nothing_is_provided_unasked(installed: set[str], commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
