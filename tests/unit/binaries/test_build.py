@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,73 +28,9 @@ from buildkit_riscv64.errors import (
 )
 
 from .. import making
-from ..making import GO, PINS, TIME, Commands, make_source
+from ..making import GO, PINS, Commands, make_source
 
 TARGET = Target.parse("linux-riscv64")
-
-
-# The tarball.
-
-
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two files; one does not fit into a chunk."""
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(build, "_CHUNK_BYTES", 32 << 10)
-    noise = hashlib.shake_128(b"noise").digest(16 << 10)
-    (tmp_path / "bin" / "buildctl").write_bytes(noise * 9 + b"end")
-    (tmp_path / "bin" / "buildkitd").write_bytes(b"small")
-    return tmp_path
-
-
-NAMES = ["bin/buildkitd", "bin/buildctl"]
-
-
-def test_a_tarball_holds_the_files(files: Path) -> None:
-    build.pack(files, NAMES, files / "a.tar.gz", TIME)
-    with tarfile.open(files / "a.tar.gz") as tar:
-        assert tar.getnames() == ["bin/buildctl", "bin/buildkitd"]
-        for entry in tar:
-            assert (entry.uid, entry.gid, entry.uname, entry.gname) == (0, 0, "root", "root")
-            assert (entry.mode, entry.mtime) == (0o755, int(TIME.timestamp()))
-            content = tar.extractfile(entry)
-            assert content is not None
-            assert content.read() == (files / entry.name).read_bytes()
-
-
-def test_a_tarball_of_several_chunks_is_one_gzip_file(files: Path) -> None:
-    build.pack(files, NAMES, files / "a.tar.gz", TIME)
-    data = (files / "a.tar.gz").read_bytes()
-    member = zlib.decompressobj(wbits=31)
-    member.decompress(data)
-    assert member.unused_data, "more than one member, or this test shows nothing"
-    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data)), mode="r:") as tar:
-        assert len(tar.getmembers()) == 2
-    assert data[4:8] == bytes(4), "no time in the header"
-
-
-def test_a_tarball_is_reproducible(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = set()
-    for number, cpus in enumerate((1, 2, 64)):
-        monkeypatch.setattr(host, "cpus", lambda cpus=cpus: cpus)
-        for name in NAMES:
-            os.utime(files / name, (number, number))
-            (files / name).chmod(0o700 + number)
-        names = NAMES if number else NAMES[::-1]
-        build.pack(files, names, files / "a.tar.gz", TIME)
-        seen.add(dist.sha256(files / "a.tar.gz"))
-    assert len(seen) == 1
-
-
-def test_another_time_is_another_tarball(files: Path) -> None:
-    build.pack(files, ["bin/buildkitd"], files / "a", TIME)
-    build.pack(files, ["bin/buildkitd"], files / "b", datetime(2026, 1, 1, tzinfo=UTC))
-    assert (files / "a").read_bytes() != (files / "b").read_bytes()
-
-
-def test_a_tarball_of_a_missing_file(files: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        build.pack(files, ["bin/none"], files / "a", TIME)
 
 
 # What decides.
