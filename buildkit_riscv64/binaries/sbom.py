@@ -18,6 +18,11 @@ from packageurl import PackageURL
 from ..project import MAKER
 
 
+def hashes(sha256: str) -> list[HashType]:
+    """A digest, as components have it."""
+    return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
+
+
 def _purl(path: str, version: str | None, subpath: str | None = None) -> PackageURL:
     namespace, _, name = path.rpartition("/")
     return PackageURL("golang", namespace.lower() or None, name.lower(), version, subpath=subpath)
@@ -28,24 +33,20 @@ def _module(module: Mapping[str, Any]) -> Component:
     effective = module.get("Replace") or module
     path, version = effective["Path"], effective.get("Version")
     purl = _purl(path, version)
-    hashes = []
-    if dirhash := effective.get("Sum"):
-        # Go's "h1:" is the base64 of a SHA-256 over the module's file list.
-        digest = base64.b64decode(dirhash.removeprefix("h1:")).hex()
-        hashes.append(HashType(alg=HashAlgorithm.SHA_256, content=digest))
+    # Go's "h1:" is the base64 of a SHA-256 over the module's file list.
+    digest = base64.b64decode(effective.get("Sum", "").removeprefix("h1:")).hex()
     return Component(
-        type=ComponentType.LIBRARY, name=path, version=version, purl=purl, hashes=hashes,
-        bom_ref=purl.to_string(),
+        type=ComponentType.LIBRARY, name=path, version=version, purl=purl,
+        bom_ref=purl.to_string(), hashes=hashes(digest) if digest else [],
     )  # fmt: skip
 
 
 def _library(library: Mapping[str, Any]) -> Component:
     """A static library of which something is linked in."""
-    hashes = [HashType(alg=HashAlgorithm.SHA_256, content=library["sha256"])]
     purl = PackageURL.from_string(library["package"]) if library["package"] else None
     return Component(
         type=ComponentType.LIBRARY, name=library["file"], version=purl.version if purl else None,
-        purl=purl, hashes=hashes, bom_ref=library["file"],
+        purl=purl, hashes=hashes(library["sha256"]), bom_ref=library["file"],
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def bill_of_materials(
     purl = _purl(module, version, info["Path"].removeprefix(module).strip("/") or None)
     program = Component(
         type=ComponentType.APPLICATION, name=command, version=version, purl=purl,
-        bom_ref=purl.to_string(), hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)],
+        bom_ref=purl.to_string(), hashes=hashes(sha256),
         properties=[
             Property(name=f"go:build:{key}", value=value)
             for key, value in info["Settings"].items()
@@ -81,15 +82,27 @@ def bill_of_materials(
         *map(_module, info.get("Deps") or []),
         *map(_library, libraries),
     ]
+    return document(program, parts, sha256, time)
+
+
+def document(subject: Component, parts: Sequence[Component], sha256: str, time: datetime) -> str:
+    """An SBOM as CycloneDX 1.6 JSON; the same input gives the same text.
+
+    Args:
+        subject: what it is of.
+        parts: what that consists of.
+        sha256: the subject's digest.
+        time: the date it carries.
+    """
     maker = Component(type=ComponentType.APPLICATION, name=MAKER)
     bom = Bom(
         metadata=BomMetaData(
-            component=program, timestamp=time, tools=ToolRepository(components=[maker])
+            component=subject, timestamp=time, tools=ToolRepository(components=[maker])
         ),
         components=parts,
     )
-    # A serial number identifies one document; deriving it from the program
+    # A serial number identifies one document; deriving it from the subject
     # keeps the document reproducible.
     bom.serial_number = UUID(hex=sha256[:32], version=4)
-    bom.register_dependency(program, parts)
+    bom.register_dependency(subject, parts)
     return str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"

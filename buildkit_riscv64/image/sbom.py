@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from uuid import UUID
 
-from cyclonedx.model import HashAlgorithm, HashType
-from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.model.tool import ToolRepository
-from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from .. import debian
+from ..binaries.sbom import document, hashes
 from ..pins import MODULE
-from ..project import MAKER
 from .packages import Package
-
-
-def _hashes(sha256: str) -> list[HashType]:
-    return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
 
 
 def _package(package: Package) -> Component:
@@ -29,7 +20,7 @@ def _package(package: Package) -> Component:
     purl = PackageURL("deb", "debian", package.name, package.version, qualifiers)
     return Component(
         type=ComponentType.LIBRARY, name=package.name, version=package.version, purl=purl,
-        bom_ref=purl.to_string(), hashes=_hashes(package.sha256),
+        bom_ref=purl.to_string(), hashes=hashes(package.sha256),
     )  # fmt: skip
 
 
@@ -38,7 +29,7 @@ def _command(command: str, version: str, sha256: str) -> Component:
     purl = PackageURL("golang", namespace, name, version, subpath=f"cmd/{command}")
     return Component(
         type=ComponentType.APPLICATION, name=command, version=version, purl=purl,
-        bom_ref=purl.to_string(), hashes=_hashes(sha256),
+        bom_ref=purl.to_string(), hashes=hashes(sha256),
     )  # fmt: skip
 
 
@@ -62,19 +53,10 @@ def bill_of_materials(
     purl = PackageURL("oci", None, name, digest)
     image = Component(
         type=ComponentType.CONTAINER, name=name, version=version, purl=purl,
-        bom_ref=purl.to_string(), hashes=_hashes(value),
+        bom_ref=purl.to_string(), hashes=hashes(value),
     )  # fmt: skip
     parts = [
         *(_command(command, version, sha256) for command, sha256 in binaries.items()),
         *map(_package, packages),
     ]
-    maker = Component(type=ComponentType.APPLICATION, name=MAKER)
-    bom = Bom(
-        metadata=BomMetaData(
-            component=image, timestamp=time, tools=ToolRepository(components=[maker])
-        ),
-        components=parts,
-    )
-    bom.serial_number = UUID(hex=value[:32], version=4)
-    bom.register_dependency(image, parts)
-    return str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"
+    return document(image, parts, value, time)
