@@ -77,11 +77,16 @@ def run_invoke(session: nox.Session, *words: str) -> None:
     session.run("./invoke", *words, external=True)
 
 
-def validated(session: nox.Session, *suites: str) -> None:
-    """Validate what this checkout makes: made now, in a fresh clone; at once, if nothing changed."""
+def made(session: nox.Session) -> None:
+    """Have binaries and images in dist/: made now, in a fresh clone; at once, if nothing changed."""
     run_invoke(session, "build-binaries", "--yes")
     run_invoke(session, "build-image", "--yes")
     run_invoke(session, "build-image", "--yes", "--rootless")
+
+
+def validated(session: nox.Session, *suites: str) -> None:
+    """Validate what this checkout makes."""
+    made(session)
     only = ["--only", ",".join(suites)] if suites else []
     run_invoke(session, "validate", "--yes", *only, *session.posargs)
 
@@ -96,11 +101,19 @@ def validate(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests: unit, the real upstream compiled, a miniature broken, a riscv64 machine emulated.
 
-    On riscv64 itself there is nothing to emulate.
+    On riscv64 itself there is nothing to emulate, and no Chromium.
     """
     install(session)
-    native = ["-m", "not machine"] if platform.machine() == "riscv64" else []
+    native = ["-m", "not machine and not pages"] if platform.machine() == "riscv64" else []
     session.run("pytest", *native, *session.posargs)
+
+
+@nox.session(tags=["real"])
+def walkthrough(session: nox.Session) -> None:
+    """What the pages tell people to type, typed: here, with docker, and on a booted Debian."""
+    install(session)
+    made(session)
+    session.run("pytest", "tests/walkthrough", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none", tags=["validate"])
@@ -158,6 +171,13 @@ def packages(session: nox.Session) -> None:
     session.run("pytest", *tests, *session.posargs, env=env)
 
 
+@nox.session(default=False, tags=["real"])
+def pages(session: nox.Session) -> None:
+    """Of the tests, those that open the site and our other pages in a browser."""
+    install(session)
+    session.run("pytest", "-m", "pages", *session.posargs)
+
+
 @nox.session(default=False, venv_backend="none", tags=["machine"])
 def riscv64(session: nox.Session) -> None:
     """The real upstream and its image, made natively in the emulated riscv64 machine and validated.
@@ -166,25 +186,23 @@ def riscv64(session: nox.Session) -> None:
     alone, rootless. Then the whole matrix runs there, and its evidence comes back,
     and packages are made of it. Some hours; the machine and its caches are kept.
     """
+
+    def there(*words: str) -> None:
+        run_invoke(session, "on", "riscv64", "--yes", "--", *words)
+
     run_invoke(session, "machine.create", "--yes", "--if-missing")
-    build = ["build-binaries", "--bundle", *session.posargs]
-    run_invoke(session, "on", "riscv64", "--yes", "--", *build)
+    there("build-binaries", "--bundle", *session.posargs)
     run_invoke(session, "check-binaries", "--target", "linux-riscv64")
     run_invoke(session, "verify-binaries", "--cross-check", "--target", "linux-riscv64")
-    run_invoke(session, "on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit")
-    run_invoke(
-        session, "on", "riscv64", "--yes", "--", "build-image", "--engine=buildkit", "--rootless"
-    )
-    run_invoke(session, "on", "riscv64", "--yes", "--", "check-image")
+    there("build-image", "--engine=buildkit")
+    there("build-image", "--engine=buildkit", "--rootless")
+    there("check-image")
     run_invoke(session, "check-image", "--yes", "--target", "linux-riscv64")
     # Interruptions and bad input are the same everywhere, and tested where it is quick.
-    chosen = [
-        "-k",
-        "not interrupted and not disk and not binaries and not bad_input and not goes_away",
-    ]
-    run_invoke(session, "on", "riscv64", "--yes", "--", "nox", "-s", "image", "--", *chosen)
-    run_invoke(session, "on", "riscv64", "--yes", "--", "validate")
-    run_invoke(session, "on", "riscv64", "--yes", "--", "build-packages")
+    quick = "interrupted or disk or binaries or bad_input or goes_away"
+    there("nox", "-s", "image", "--", "-k", f"not ({quick})")
+    there("validate")
+    there("build-packages")
     run_invoke(session, "status", "--target", "linux-riscv64")
 
 

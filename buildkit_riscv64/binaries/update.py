@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from . import bundle as bundles
 from . import source as sources
 from . import toolchain
 from .source import json_stream
+
+#: What people copy from a page; the release that it names has to be the one that there is.
+_SHELL_BLOCK = re.compile(r"^ *```sh\n.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
 def _bundle(pinned: pins.Pins) -> dict[str, str]:
@@ -182,9 +186,12 @@ def update(tag: str, *, dry: bool = False) -> None:
         if Version(tag) < Version(old.version):
             say("note: this is an older release than the pinned one")
         if dry:
-            say("would write pins.toml, go.mod and go.sum in upstream/, and the submodule's commit")
+            say(
+                "would write pins.toml, go.mod and go.sum in upstream/, the submodule's commit,"
+                " and the commands in the pages that name the release"
+            )
             return
-        _write(new, bundle, folder)
+        _write(old, new, bundle, folder)
     say("moved. Look at `git diff --cached` and `git diff`, build, and commit.")
     if sources.submodule_is_there():
         say("then: git submodule update buildkit")
@@ -207,7 +214,20 @@ def _fetch_bundle(
     }
 
 
-def _write(new: pins.Release, bundle: Mapping[str, pins.Release], folder: Path) -> None:
+def _pages(old: str, new: str) -> dict[Path, str]:
+    """What pages are to say of which shell blocks name a release; what they measured stays."""
+    found = {}
+    for page in (*project.ROOT.glob("*.md"), *(project.ROOT / "docs").rglob("*.md")):
+        text = page.read_text()
+        moved = _SHELL_BLOCK.sub(lambda block: block[0].replace(old[1:], new[1:]), text)
+        if moved != text:
+            found[page] = moved
+    return found
+
+
+def _write(
+    old: pins.Pins, new: pins.Release, bundle: Mapping[str, pins.Release], folder: Path
+) -> None:
     """Move the pins to what has been found out, with the go.mod and go.sum in a folder."""
     text = pins.with_upstream(project.PINS.read_text(), new)
     for name, release in bundle.items():
@@ -226,6 +246,8 @@ def _write(new: pins.Release, bundle: Mapping[str, pins.Release], folder: Path) 
         for file in ("go.mod", "go.sum"):
             text_of = (folder / place / file).read_text()
             dist.write_whole(project.UPSTREAM_MODULE / place / file, text_of)
+    for page, said in _pages(old.version, new.version).items():
+        dist.write_whole(page, said)
     dist.write_whole(project.PINS, text)
 
 

@@ -114,6 +114,8 @@ def _by_ssh(folder: Path, bin_: Path, far: Mapping[str, str]) -> None:
     (folder / "sshd_config").write_text(
         f"HostKey {folder}/host_key\nAuthorizedKeysFile {folder}/user_key.pub\nUsePAM no\n"
         "StrictModes no\nPasswordAuthentication no\n"
+        # sshd itself goes to the home that the password file knows.
+        'ForceCommand cd "$HOME" && exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
         "SetEnv " + " ".join(f'"{name}={value}"' for name, value in far.items()) + "\n"
     )
     name = next(iter(NODES))

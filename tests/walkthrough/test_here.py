@@ -9,12 +9,14 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from buildkit_riscv64 import pins
+
 from ..pages import BLOCKS
 from .checkout import Checkout, checkout
 
 pytestmark = pytest.mark.walkthrough
 
-OURS = "docker buildx create --name ours --driver-opt image=buildkit-riscv64:v0.32.2"
+OURS = f"docker buildx create --name ours --driver-opt image=buildkit-riscv64:{pins.load().version}"
 
 
 @pytest.fixture(scope="session")
@@ -73,15 +75,16 @@ PLATFORMS = {
     "page", sorted({block.page for block in BLOCKS if block.where in {"checkout", "docker"}})
 )
 def test_page(page: str, here: Checkout) -> None:
-    with BEFORE.get(page, contextlib.nullcontext)(here):
+    with contextlib.ExitStack() as stack:
+        stack.callback(here.forget)
+        stack.enter_context(BEFORE.get(page, contextlib.nullcontext)(here))
         for block in BLOCKS:
             if block.page == page and block.where in {"checkout", "docker"}:
                 print(f"{block}\n{here.type(block.script)}")
         if page in PLATFORMS:
             assert platforms(here) - {"unknown/unknown"} == PLATFORMS[page]
-    here.forget()
 
 
 def test_what_fails_is_noticed(here: Checkout) -> None:
-    with pytest.raises(AssertionError, match="no task"):
+    with pytest.raises(AssertionError, match="no-such-task"):
         here.type("invoke status\ninvoke no-such-task | cat\ntrue")

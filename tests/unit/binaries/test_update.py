@@ -119,6 +119,20 @@ def test_everything_moves_together(upstream: Commands) -> None:
     assert upstream.calls[1].options["env"]["GIT_TERMINAL_PROMPT"] == "0"
 
 
+def test_what_people_copy_from_pages_moves_too(upstream: Commands) -> None:
+    docs = project.ROOT / "docs"
+    (docs / "start").mkdir(parents=True)
+    (project.ROOT / "README.md").write_text("v0.32.2 was measured\n")
+    page = "v0.32.2:\n\n  ```sh\n  apt install ./x_0.32.2-1.deb\n  ```\n```\nv0.32.2\n```\n```sh\nv0.32.2\n```\n"
+    (docs / "start" / "board.md").write_text(page)
+    update.update(TAG, dry=True)
+    assert (docs / "start" / "board.md").read_text() == page
+    update.update(TAG)
+    assert (project.ROOT / "README.md").read_text() == "v0.32.2 was measured\n"
+    wanted = page.replace("x_0.32.2-1", f"x_{TAG[1:]}-1").replace("```sh\nv0.32.2", f"```sh\n{TAG}")
+    assert (docs / "start" / "board.md").read_text() == wanted
+
+
 def test_the_bundle_moves_to_what_upstream_pins(upstream: Commands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     update.update(TAG)
     moved = pins.load().bundle
