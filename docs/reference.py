@@ -20,11 +20,8 @@ COMMANDS = """\
 Made from the code, and the same as `invoke TASK --help`. `invoke --list` names all
 tasks; `invoke --dry TASK` says what a task would do, and does nothing.
 
-To have names and flags completed, with the environment of `.venv` active:
-
-```sh
-source <(invoke --print-completion-script bash)
-```
+With the environment of `.venv` active, `source <(invoke --print-completion-script bash)` has
+names and flags completed.
 """
 
 CONFIGURATION = """\
