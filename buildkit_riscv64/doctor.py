@@ -27,6 +27,7 @@ GIB = 1 << 30
 PACKAGES = {
     "apt-ftparchive": "apt-utils",
     "arch-test": "arch-test",
+    "chromium-headless-shell": "chromium-headless-shell",
     "cpio": "cpio",
     "createrepo_c": "createrepo-c",
     "depmod": "kmod",

@@ -54,20 +54,22 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     The integration tests compile the real upstream from nothing and boot an
     emulated riscv64 machine, and then everything is validated: forty minutes on a laptop,
     longer on a board, which has nothing to emulate. `--session unit` takes seconds.
-    What is missing is installed: apt-utils, cpio, createrepo-c, dnf, gcc, gh, git, gnupg,
-    iptables, libseccomp, lintian, make, mmdebstrap, openssl, pkg-config, procps, rpm, rpmlint,
-    rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
+    What is missing is installed: apt-utils, chromium-headless-shell, cpio, createrepo-c, dnf,
+    gcc, gh, git, gnupg, iptables, libseccomp, lintian, make, mmdebstrap, openssl, pkg-config,
+    procps, rpm, rpmlint, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
     """
     import sys
 
     from . import config, doctor, pins, process, project
+    from .arch import Architecture
     from .binaries import cc, toolchain
     from .errors import CheckError
 
     settings = config.read(context.config)
     chosen = ["--sessions", *session.split(",")] if session else []
     if not settings.dry:
-        doctor.provide(NEEDED_BY_TESTS, yes=yes or settings.yes)
+        browser = () if Architecture.here() is Architecture.RISCV64 else (BROWSER,)
+        doctor.provide([*NEEDED_BY_TESTS, *browser], yes=yes or settings.yes)
         cc.provide(yes=yes or settings.yes)
         toolchain.ensure(pins.load())
     process.run(

@@ -103,7 +103,9 @@ def context(**run: Any) -> MockContext:
     ("session", "chosen"),
     [("", []), ("unit", ["--sessions", "unit"]), ("lint,unit", ["--sessions", "lint", "unit"])],
 )
-def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch, session: str, chosen: list[str]) -> None:  # fmt: skip
+@pytest.mark.parametrize(("machine", "browser"), [("x86_64", [house.BROWSER]), ("riscv64", [])])
+def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None], machine: str, browser: list[str], session: str, chosen: list[str]) -> None:  # fmt: skip
+    on(machine)
     provided: list[str] = []
 
     def provide(tools: Sequence[str], *, yes: bool) -> None:
@@ -113,7 +115,7 @@ def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(cc, "provide", lambda *, yes: provided.append("C"))
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     house.test(context(), session=session)
-    assert provided == [*house.NEEDED_BY_TESTS, "C"]
+    assert provided == [*house.NEEDED_BY_TESTS, *browser, "C"]
     assert commands.args == [[sys.executable, "-m", "nox", *chosen]]
     options = commands.calls[0].options
     assert options["cwd"] == project.ROOT

@@ -1,0 +1,156 @@
+"""A real browser, and what one may ask of every page.
+
+Debian has no Chromium for riscv64, and Playwright nothing at all: nothing of it is imported
+before a page is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from buildkit_riscv64 import house
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+#: Width and height, in CSS pixels.
+DESK = (1280, 900)
+PHONE = (390, 844)
+
+# What is neither on the screen nor in something that one can scroll.
+_CUT_OFF = """
+() => {
+  const scrolls = node => {
+    for (let up = node.parentElement; up; up = up.parentElement)
+      if (["auto", "scroll"].includes(getComputedStyle(up).overflowX)) return true;
+    return false;
+  };
+  return [...document.querySelectorAll("main *, header *, footer *")]
+    .filter(node => node.checkVisibility() && !node.closest("aside"))
+    .filter(node => node.getBoundingClientRect().right > innerWidth + 1 && !scrolls(node))
+    .map(node => node.outerHTML.slice(0, 200));
+}
+"""
+
+
+@dataclass
+class Tab:
+    """A page that is open, and what happened since.
+
+    Args:
+        page: to click on.
+        said: errors and warnings on its console, errors of its scripts, dialogs.
+        asked: what it wanted from elsewhere than this disk.
+    """
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Listen, from before the page is opened."""
+
+        def dialog(one: Any) -> None:
+            self.said.append(f"dialog: {one.message}")
+            one.dismiss()
+
+        self.page.on("dialog", dialog)
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.on(
+            "console",
+            lambda one: self.said.append(one.text) if one.type in {"error", "warning"} else None,
+        )
+        self.page.on(
+            "request",
+            lambda one: (
+                None if one.url.startswith(("file:", "data:")) else self.asked.append(one.url)
+            ),
+        )
+
+    def unfold(self) -> None:
+        """Open all details."""
+        self.page.evaluate(
+            "for (const one of document.querySelectorAll('details')) one.open = true"
+        )
+
+    def width(self) -> int:
+        """How wide the page is."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth"))
+
+    def cut_off(self) -> list[str]:
+        """Elements of which a part cannot be seen, not even by scrolling."""
+        return [str(one) for one in self.page.evaluate(_CUT_OFF)]
+
+    def brightness(self) -> float:
+        """How bright the background is: from 0, black, to 255."""
+        return float(
+            self.page.evaluate(
+                "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)"
+                ".reduce((sum, one) => sum + Number(one) / 3, 0)"
+            )
+        )
+
+    def barriers(self, *, without: tuple[str, ...] = ()) -> list[str]:
+        """What axe finds that keeps people from reading it: contrast, and much else.
+
+        Args:
+            without: rules that are not asked.
+        """
+        from axe_playwright_python.sync_playwright import Axe
+
+        rules = {"target-size": {"enabled": True}, **{rule: {"enabled": False} for rule in without}}
+        # preload would read style sheets again, which a page on disk may not.
+        found = Axe().run(
+            self.page, options={"preload": False, "rules": rules, "resultTypes": ["violations"]}
+        )
+        return [
+            f"{one['id']}: {node['target']}: {node['failureSummary']}"
+            for one in found.response["violations"]
+            for node in one["nodes"]
+        ]
+
+
+#: Opens a page: its address, how large the screen is, and `light` or `dark`.
+Open = Callable[..., Tab]
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Browser]:
+    """Debian's Chromium, without a screen."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=f"/usr/bin/{house.BROWSER}")
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def tabs(browser: Browser) -> Iterator[Open]:
+    """Opens pages, and closes them in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(url: str, screen: tuple[int, int] = DESK, scheme: Any = "light") -> Tab:
+            width, height = screen
+            phone = screen == PHONE
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme=scheme,
+                is_mobile=phone, has_touch=phone,
+            )  # fmt: skip
+            stack.callback(context.close)
+            context.set_default_timeout(15_000)
+            tab = Tab(context.new_page())
+            tab.watch()
+            tab.page.goto(url)
+            return tab
+
+        yield open_
+
+
+def on_disk(folder: Path, name: str) -> str:
+    """The address of a page in a folder; its name may have a query."""
+    return f"{folder.as_uri()}/{name}"

@@ -1,0 +1,297 @@
+"""Every page that we make, in a real browser: at a desk and on a phone, light and dark, offline."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks import builds
+from benchmarks import page as benchmark
+from buildkit_riscv64 import dist, pages, project, schemas
+from buildkit_riscv64.automation import repository, signing
+from buildkit_riscv64.validation import evidence
+from buildkit_riscv64.validation import page as evidence_page
+from buildkit_riscv64.validation.subject import Subject
+
+from ..unit.validation.scenes import TARGET, result, scene
+from . import browser
+from .browser import DESK, PHONE, Open, on_disk
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = [pytest.mark.integration, pytest.mark.pages]
+
+EVIL = (
+    "</pre></div><script>document.title = 'ran'; alert('ran')</script>"
+    "<img src=https://elsewhere.example.org/x.png onerror=\"document.title='ran'\">\"'&<!--"
+)
+# A word that cannot be broken, and code.
+LONG = "/run/user/1000/" + "a" * 300 + "/buildkitd.sock"
+FAILURE = f"""\
+    def test_cache(daemon):
+>       assert daemon.build("--output", "type=local,dest={LONG}").cached == ["[1/3]"]
+E       AssertionError: what was cached is not cached now: {LONG}
+{EVIL}
+tests/validation/standalone/test_cache.py:33: AssertionError"""
+LOG = "\n".join(f'level=info msg="found worker {n}" root={LONG}' for n in range(100))
+
+PAGES = [
+    "site/index.html", "site/packages.html", "site/reference/commands.html", "site/search.html?q=buildx",
+    "evidence/index.html", "benchmark/index.html", "repository/index.html", "trial/index.html",
+]  # fmt: skip
+#: The widest tables, and definitions.
+WIDE = ["site/benchmarks.html", "site/exit-codes.html", "site/reference/configuration.html"]
+#: What axe has against Sphinx and its theme, not against what we write: the roles of captions
+#: in the menu, and what can be scrolled, which browsers themselves let one focus by now.
+THEIRS = (
+    "aria-required-attr", "empty-table-header", "landmark-unique", "page-has-heading-one", "region",
+    "scrollable-region-focusable", "target-size",
+)  # fmt: skip
+
+
+def suite(**changes: Any) -> dict[str, Any]:
+    """Scenarios as a real suite has them: many, in groups, some of which failed."""
+    scenes = [
+        scene(
+            f"test_{n}[{group}]", group=group, seconds=n * 7.3,
+            title=f"A step runs again when its files change, and not for times, number {n}",
+        )
+        for group, number in (("dockerfile", 26), ("no_emulator", 3), ("cache", 20))
+        for n in range(number)
+    ]  # fmt: skip
+    logs = [{"name": "Captured stdout call", "text": EVIL}, {"name": "daemon", "text": LOG}]
+    scenes[3] |= {"outcome": "failed", "failure": FAILURE, "logs": logs}
+    scenes[4] |= {"title": EVIL, "name": EVIL, "outcome": "failed", "failure": EVIL}
+    scenes[5] |= {"outcome": "not proven", "reason": f"this kernel has no {LONG}{EVIL}"}
+    return result(*scenes, **changes)
+
+
+def make_evidence(folder: Path) -> None:
+    """A page of evidence, of everything that there can be in one."""
+    folder.mkdir()
+    programs = [{"name": dist.binary(name), "sha256": "5" * 64} for name in dist.COMMANDS]
+    digest = f"sha256:{'7' * 64}"
+    manifest = {
+        "version": "v0.32.2", "revision": "9" * 40, "source": {"pinned": False}, "files": programs,
+        "build": {"inputs": digest},
+    }  # fmt: skip
+    image = dist.Artifacts(folder, {"digest": digest, "build": {"inputs": digest}})
+    subject = Subject(TARGET, dist.Artifacts(folder, manifest), {"root": image})
+    suites = {
+        "standalone": suite(),
+        "rootless": suite(partial=True, select=f"limits or {EVIL}", aborted=f"it ended: {EVIL}"),
+    }
+    document, _ = evidence.assemble(subject, suites, None)
+    assert schemas.objection(document, schemas.EVIDENCE) == ""
+    text = evidence_page.render(document, ["it is of another root image than the one there"])
+    (folder / pages.INDEX).write_text(text)
+
+
+def make_benchmark(folder: Path) -> None:
+    """A page of benchmarks, of two runs that are kept."""
+    (kept,) = (project.ROOT / "benchmarks" / "results").glob(f"{builds.NAME}.*.json")
+    results = builds.load(kept)
+    folder.mkdir()
+    (folder / pages.INDEX).write_text(benchmark.render([{**results, "runs": results["runs"][-2:]}]))
+
+
+def make_repository(folder: Path, url: str, signer: signing.Signer | None) -> None:
+    """The page of a repository, with what it leads to."""
+    files = [
+        {"name": name, "format": form, "arch": "riscv64", "size": 70_566_796, "sha256": "6" * 64}
+        for form, name in (
+            ("deb", "buildkit-rootless_0.32.2-1_riscv64.deb"),
+            ("rpm", "buildkit-rootless-0.32.2-1.riscv64.rpm"),
+        )
+    ]
+    for file in files:
+        (folder / str(file["format"])).mkdir(parents=True)
+        (folder / str(file["format"]) / str(file["name"])).touch()
+    packages = [dist.Artifacts(folder, {"files": files})]
+    repository._explain(folder, repository.Options(url=url), packages, signer)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pages."""
+    root = tmp_path_factory.mktemp("pages")
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--doctree-dir",
+         root / "doctrees", project.ROOT / "docs", root / "site"],
+        check=True, cwd=project.ROOT, timeout=300,
+    )  # fmt: skip
+    make_evidence(root / "evidence")
+    make_benchmark(root / "benchmark")
+    signer = signing.Signer(root, "7089F746434988E9B96A8F48EC3C6B330C96087C", "Us <us@example.org>")
+    make_repository(root / "repository", "https://packages.example.org/of/all/of/us", signer)
+    make_repository(root / "trial", "", None)
+    return root
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser.opened() as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Open]:
+    """Opens pages."""
+    with browser.tabs(chromium) as tabs:
+        yield tabs
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_it_is_whole_and_alone(root: Path, visit: Open, name: str) -> None:
+    tab = visit(on_disk(root, name))
+    tab.unfold()
+    assert tab.page.title()
+    assert tab.page.locator(":is(h1, h2):visible").first.inner_text()
+    assert tab.page.locator("html").get_attribute("lang") == "en"
+    assert tab.said == []
+    assert tab.asked == []
+
+
+@pytest.mark.parametrize("name", [*PAGES, *WIDE])
+def test_it_fits_a_phone(root: Path, visit: Open, name: str) -> None:
+    tab = visit(on_disk(root, name), PHONE)
+    tab.unfold()
+    assert tab.width() == PHONE[0]
+    assert tab.cut_off() == []
+
+
+@pytest.mark.parametrize(("screen", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize("name", PAGES)
+def test_it_can_be_read(root: Path, visit: Open, name: str, screen: tuple[int, int], scheme: str) -> None:  # fmt: skip
+    tab = visit(on_disk(root, name), screen, scheme)
+    tab.unfold()
+    assert tab.barriers(without=THEIRS if name.startswith("site/") else ()) == []
+    assert tab.brightness() < 64 if scheme == "dark" else tab.brightness() > 192
+
+
+def test_a_scenario_opens_and_closes_on_a_click(root: Path, visit: Open) -> None:
+    page = visit(on_disk(root, "evidence/index.html")).page
+    where = page.locator("#standalone-20")
+    title = page.locator("details", has=where).locator("summary")
+    assert not where.is_visible()
+    title.click()
+    assert "test_20[dockerfile]" in where.inner_text()
+    title.click()
+    assert not where.is_visible()
+
+
+@pytest.mark.parametrize("screen", [DESK, PHONE])
+def test_a_square_leads_to_its_scenario(root: Path, visit: Open, screen: tuple[int, int]) -> None:
+    page = visit(on_disk(root, "evidence/index.html"), screen).page
+    page.locator("a.square[href='#standalone-40']").click()
+    scenario = page.locator("details", has=page.locator("#standalone-40"))
+    for part in (scenario.locator(".body"), scenario.locator(".title")):
+        place = part.bounding_box()
+        assert place is not None, "it is not open"
+        assert 0 <= place["y"] <= screen[1] - place["height"], "it is not on the screen"
+
+
+def test_what_failed_is_open_with_its_logs(root: Path, visit: Open) -> None:
+    page = visit(on_disk(root, "evidence/index.html")).page
+    failed = page.locator("#standalone-3")
+    assert failed.is_visible()
+    shown = failed.locator("pre").all_inner_texts()
+    assert shown == [FAILURE, EVIL, LOG]
+    first = page.locator("section[aria-labelledby='failed'] li").first.inner_text()
+    assert "AssertionError: what was cached is not cached now" in first
+
+
+def test_hostile_texts_are_shown_and_do_nothing(root: Path, visit: Open) -> None:
+    tab = visit(on_disk(root, "evidence/index.html"))
+    tab.unfold()
+    assert tab.page.title() == "BuildKit v0.32.2 for linux-riscv64: what was proved"
+    assert tab.page.locator("script, img").count() == 0
+    assert tab.page.locator("#standalone-4 pre").inner_text() == EVIL
+    assert EVIL in tab.page.locator("details", has=tab.page.locator("#standalone-4")).inner_text()
+    assert (tab.said, tab.asked) == ([], [])
+
+
+def test_commands_can_be_copied_line_by_line(root: Path, visit: Open) -> None:
+    page = visit(on_disk(root, "repository/index.html"), PHONE).page
+    url = "https://packages.example.org/of/all/of/us"
+    assert page.locator("pre").first.inner_text().splitlines() == [
+        f"sudo curl -fsSL -o /etc/apt/keyrings/buildkit.asc {url}/buildkit.asc",
+        f"sudo curl -fsSL -o /etc/apt/sources.list.d/buildkit.sources {url}/deb/buildkit.sources",
+        "sudo apt update",
+        "sudo apt install buildkit",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["evidence/index.html", "repository/index.html", "site/index.html"]
+)
+def test_its_own_links_lead_somewhere(root: Path, visit: Open, name: str) -> None:
+    page = visit(on_disk(root, name)).page
+    ids = set(page.locator("[id]").evaluate_all("all => all.map(one => one.id)"))
+    links = page.locator("a[href]").evaluate_all("all => all.map(one => one.getAttribute('href'))")
+    assert len(links) > 1
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if link.startswith("#"):
+            assert not anchor or anchor in ids, link
+        # The data of an evidence are not made here.
+        elif not link.startswith("https://") and not path.endswith((".json", ".xml")):
+            assert (root / name).parent.joinpath(path).is_file(), link
+
+
+def search(page: Any, words: str) -> Any:
+    """Type words into the site's search; the links that come back."""
+    page.locator("header label[for='__navigation']").click()
+    page.locator("input.sidebar-search").fill(words)
+    page.keyboard.press("Enter")
+    found = page.locator("#search-results li a")
+    found.first.wait_for()
+    return found
+
+
+def test_the_site_is_searched_offline(root: Path, visit: Open) -> None:
+    tab = visit(on_disk(root, "site/index.html"), PHONE)
+    tab.page.context.set_offline(True)
+    found = search(tab.page, "rootless")
+    found.filter(has_text="Rootless").click()
+    tab.page.wait_for_url("**/rootless.html*")
+    assert tab.page.locator("h1").inner_text().startswith("Rootless")
+    assert (tab.said, tab.asked) == ([], [])
+
+
+def test_where_it_is_served_the_search_shows_excerpts(root: Path, visit: Open) -> None:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(root / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            tab = visit(f"http://127.0.0.1:{server.server_port}/", PHONE)
+            search(tab.page, "rootless")
+            excerpt = tab.page.locator("#search-results li p.context").first
+            excerpt.wait_for()
+            assert "rootless" in excerpt.inner_text().lower()
+        finally:
+            server.shutdown()
+    assert tab.said == []
+
+
+def test_the_site_can_be_darkened_by_hand(root: Path, visit: Open) -> None:
+    tab = visit(on_disk(root, "site/index.html"))
+    light = tab.brightness()
+    for _ in range(3):
+        tab.page.locator("button.theme-toggle:visible").first.click()
+        if tab.brightness() < 64 < 192 < light:
+            return
+    pytest.fail("it stays light")
