@@ -159,7 +159,8 @@ def build(options: Options) -> Outcome:
     started = time.time()
     # What cannot work is told before anything slow starts.
     binaries = _binaries(options.target)
-    client = docker.connect() if options.load or options.engine is engines.Name.DOCKER else None
+    by_docker = options.engine is engines.Name.DOCKER
+    client = docker.connect(builds=by_docker) if options.load or by_docker else None
     if options.dry:
         _say_what_would_run(options, binaries)
         return Outcome(None, up_to_date=False, seconds=time.time() - started)

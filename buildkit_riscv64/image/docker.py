@@ -28,8 +28,11 @@ OLDEST_ENGINE = "25.0"
 _LOCAL = "localhost/buildkit-riscv64"
 
 
-def connect() -> Any:
+def connect(*, builds: bool) -> Any:
     """A client of the engine that the docker command uses.
+
+    Args:
+        builds: it shall build, which takes a newer one than to load an image.
 
     Raises:
         MissingRequirementError: none answers, we may not use it, or it is too old.
@@ -50,7 +53,7 @@ def connect() -> Any:
         too_old = Version(version.partition("+")[0]) < Version(OLDEST_ENGINE)
     except InvalidVersion:
         too_old = False
-    if too_old:
+    if builds and too_old:
         raise MissingRequirementError(
             f"docker engine {version} is too old: at least {OLDEST_ENGINE}",
             "upgrade it (Debian 13 has 26.1), or use --engine buildkit",
@@ -59,17 +62,18 @@ def connect() -> Any:
 
 
 def _unreachable(host: str, error: Exception) -> MissingRequirementError:
-    without = "or use --engine buildkit, which needs none"
+    without = "or do without: --engine buildkit, and no --load"
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, PermissionError) or "Permission denied" in str(chain):
             return MissingRequirementError(
                 f"no permission to use the docker engine at {host}",
-                f"be root or in group docker, {without}",
+                'be in group docker: sudo usermod --append --groups docker "$USER",'
+                f" then log in again; {without}",
             )
         chain = chain.__cause__ or chain.__context__
     return MissingRequirementError(
-        f"no docker engine answers at {host}", f"systemctl start docker, {without}"
+        f"no docker engine answers at {host}", f"sudo systemctl start docker, {without}"
     )
 
 
@@ -120,7 +124,7 @@ def builder(request: Request) -> Iterator[str]:
         raise MissingRequirementError(
             "docker has no buildx here", "apt-get install docker-buildx, or use --engine buildkit"
         )
-    client = connect()
+    client = connect(builds=True)
     name, base, ours = _names()
     remove = [["docker", "buildx", "rm", "--force", name], ["docker", "image", "rm", "--force", base, ours]]  # fmt: skip
 

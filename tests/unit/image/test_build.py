@@ -186,8 +186,8 @@ def machine(finished: Path, base: Base, alive: Alive, provided: list[object], co
     monkeypatch.setattr(tools, "ensure", made.ensure)
     monkeypatch.setattr(engines, "running", made.running)
 
-    def connect() -> Machine:
-        made.do("connect")
+    def connect(*, builds: bool) -> Machine:
+        made.do("connect to build" if builds else "connect")
         return made
 
     def load(client: object, archive: Path, name: str) -> None:
@@ -436,12 +436,20 @@ def test_no_binaries(machine: Machine, finished: Path, provided: list[object]) -
     assert (machine.done, provided) == ([], [])
 
 
-@pytest.mark.parametrize("options", [{"engine": "docker"}, {"load": True}, {"load": True, "dry": True}])  # fmt: skip
-def test_no_docker_is_told_at_once(machine: Machine, provided: list[object], commands: Commands, options: dict[str, Any]) -> None:  # fmt: skip
-    machine.fails["connect"] = MissingRequirementError("no docker engine answers")
+@pytest.mark.parametrize(
+    ("options", "tried"),
+    [
+        ({"engine": "docker"}, "connect to build"),
+        ({"engine": "docker", "load": True}, "connect to build"),
+        ({"load": True}, "connect"),
+        ({"load": True, "dry": True}, "connect"),
+    ],
+)
+def test_no_docker_is_told_at_once(machine: Machine, provided: list[object], commands: Commands, options: dict[str, Any], tried: str) -> None:  # fmt: skip
+    machine.fails[tried] = MissingRequirementError("no docker engine answers")
     with pytest.raises(MissingRequirementError):
         build.build(parse(**options))
-    assert machine.done == ["connect"]
+    assert machine.done == [tried]
     assert (provided, commands.calls) == ([], [])
 
 

@@ -80,7 +80,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, commands: Commands) -> Engine:
 
 def test_the_engine_is_the_one_of_the_docker_command(engine: Engine, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setenv("DOCKER_HOST", "tcp://another:2375")
-    assert docker.connect() is engine
+    assert docker.connect(builds=True) is engine
     assert commands.args == [
         ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
     ]
@@ -90,23 +90,24 @@ def test_the_engine_is_the_one_of_the_docker_command(engine: Engine, commands: C
 def test_without_contexts_it_is_the_one_of_the_environment(engine: Engine, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     commands.answer("docker", "context", code=1, stderr="unknown command")
     monkeypatch.setenv("DOCKER_HOST", "tcp://another:2375")
-    docker.connect()
+    docker.connect(builds=True)
     assert engine.hosts == ["tcp://another:2375"]
 
 
 @pytest.mark.parametrize("version", ["25.0.0", "25.0", "26.1.5+dfsg1", "100.0.1", "dev", "", "library-import"])  # fmt: skip
 def test_an_engine_that_is_new_enough(engine: Engine, version: str) -> None:
     engine.engine = version
-    assert docker.connect() is engine
+    assert docker.connect(builds=True) is engine
 
 
 @pytest.mark.parametrize("version", [DOCKER_20, "24.0.9", "9.0", "25.0.0-beta.1"])
 def test_an_engine_that_is_too_old(engine: Engine, version: str) -> None:
     engine.engine = version
     with pytest.raises(MissingRequirementError) as caught:
-        docker.connect()
+        docker.connect(builds=True)
     assert caught.value.brief == f"docker engine {version} is too old: at least 25.0"
     assert caught.value.hint == "upgrade it (Debian 13 has 26.1), or use --engine buildkit"
+    assert docker.connect(builds=False) is engine, "it can still load an image"
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -128,10 +129,10 @@ def caused(error: Exception, cause: Exception) -> Exception:
 def test_no_engine_answers(engine: Engine, error: Exception) -> None:
     engine.fails = error
     with pytest.raises(MissingRequirementError) as caught:
-        docker.connect()
+        docker.connect(builds=True)
     assert caught.value.brief == f"no docker engine answers at {HOST}"
     assert caught.value.hint == (
-        "systemctl start docker, or use --engine buildkit, which needs none"
+        "sudo systemctl start docker, or do without: --engine buildkit, and no --load"
     )
 
 
@@ -146,9 +147,12 @@ def test_no_engine_answers(engine: Engine, error: Exception) -> None:
 def test_an_engine_that_we_may_not_use(engine: Engine, error: Exception) -> None:
     engine.fails = error
     with pytest.raises(MissingRequirementError) as caught:
-        docker.connect()
+        docker.connect(builds=True)
     assert caught.value.brief == f"no permission to use the docker engine at {HOST}"
-    assert caught.value.hint.startswith("be root or in group docker, or use --engine buildkit")
+    assert caught.value.hint == (
+        'be in group docker: sudo usermod --append --groups docker "$USER", then log in again;'
+        " or do without: --engine buildkit, and no --load"
+    )
 
 
 # What it is told.
