@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import functools
 import os
+import tempfile
+import time
 from pathlib import Path
 
-from .. import host
-from ..console import Status, size
+from .. import dist, host, process
+from ..arch import Target
+from ..console import Status, duration, size
 from ..doctor import CHECKS, Phase, Seen, check, share, tool
+from ..errors import BuildError
+from ..image import daemon
 from ..machine import checks as _machine  # noqa: F401 - what machines need is registered first
 from . import suites
 
 #: Bytes: contexts of a gigabyte, a docker engine, and what builds leave until they end.
 NEEDED_BYTES = 12 << 30
+#: Seconds that buildx waits in all, while it asks a builder's daemon sixteen times whether it
+#: answers, each time 0.12 s longer than before (`wait` of its driver docker-container).
+BOOT_SECONDS = 14.4
 #: Where scenarios write: not in memory, as /tmp may be, and not on an overlay.
 PLACE = Path("/var/tmp")  # noqa: S108 - each run has a folder of its own there
 
@@ -26,6 +34,42 @@ for _name in suites.tools(suites.SUITES.values()):
         check(_title, f"Scenarios call it: {', '.join(_callers)}.", Phase.VALIDATION)(
             functools.partial(tool, _name, Status.WARN)
         )
+
+
+def _binaries() -> Path | None:
+    """The folder with both of BuildKit's commands: of this machine's target, or on PATH."""
+    folders = [dist.folder(Target.here()) / "bin"]
+    if found := process.which("buildkitd"):
+        folders.append(found.parent)
+    complete = (one for one in folders if all((one / name).is_file() for name in dist.COMMANDS))
+    return next(complete, None)
+
+
+@check("bootstrap", "buildx waits 14 seconds for the daemon of its container, and gives up.", Phase.VALIDATION)  # fmt: skip
+def _bootstrap() -> Seen:
+    binaries = _binaries()
+    if binaries is None:
+        return Seen(Status.OK, "not tried: there is no buildkitd yet")
+    needed = ["docker", "runc", *([] if os.geteuid() == 0 else ["newuidmap"])]
+    if lacking := [name for name in needed if process.which(name) is None]:
+        return Seen(Status.OK, f"not tried: there is no {lacking[0]}")
+    began = time.monotonic()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="doctor-", dir=PLACE) as state,
+            daemon.started(binaries, Path(state)),
+        ):
+            took = time.monotonic() - began
+    except BuildError as error:
+        return Seen(Status.WARN, error.brief, error.hint)
+    detail = f"buildkitd answers after {duration(took)}"
+    if took > BOOT_SECONDS / 2:
+        return Seen(
+            Status.WARN, f"{detail}, and docker has a container to start besides",
+            "when buildx has given up, the builder goes on starting: wait a minute, then"
+            " `docker buildx inspect --bootstrap` again; and see whether the disk is busy",
+        )  # fmt: skip
+    return Seen(Status.OK, detail)
 
 
 @check("root", "Scenarios start daemons as root, and as other users.", Phase.VALIDATION)

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from buildkit_riscv64 import doctor, host
+from buildkit_riscv64 import dist, doctor, host, process
+from buildkit_riscv64.arch import Target
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.doctor import Phase
+from buildkit_riscv64.errors import BuildError
+from buildkit_riscv64.image import daemon
 from buildkit_riscv64.validation import checks, suites
 
 
@@ -32,3 +39,103 @@ def test_space(monkeypatch: pytest.MonkeyPatch, free: int, status: Status) -> No
     monkeypatch.setattr(host, "free_bytes", lambda _path: free << 30)
     seen = checks._space()
     assert (seen.status, bool(seen.fix)) == (status, status is Status.WARN)
+
+
+# What buildx waits for.
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """What is on PATH, and where; we are root."""
+    there = {name: Path("/usr/bin", name) for name in ("docker", "runc")}
+    monkeypatch.setattr(process, "which", there.get)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return there
+
+
+@pytest.fixture
+def starting(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A daemon that takes as long as is told, and tells what was started."""
+    told = SimpleNamespace(seconds=0.5, fails="", binaries=[], states=[])
+    clock = iter(range(1000))
+
+    @contextlib.contextmanager
+    def started(binaries: Path, state: Path) -> Iterator[None]:
+        told.binaries.append(binaries)
+        told.states.append(state)
+        assert state.is_dir()
+        if told.fails:
+            raise BuildError(told.fails, "what it said is above")
+        yield
+
+    monkeypatch.setattr(daemon, "started", started)
+    later = SimpleNamespace(monotonic=lambda: next(clock) * told.seconds)
+    monkeypatch.setattr(checks, "time", later)
+    return told
+
+
+def commands_in(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in dist.COMMANDS:
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status"),
+    [(0.5, Status.OK), (7.0, Status.OK), (7.5, Status.WARN), (60, Status.WARN)],
+)
+def test_how_long_the_daemon_takes(
+    checkout: Path,
+    installed: dict[str, Path],
+    starting: SimpleNamespace,
+    seconds: float,
+    status: Status,
+) -> None:
+    binaries = commands_in(dist.folder(Target.here()) / "bin")
+    starting.seconds = seconds
+    seen = checks._bootstrap()
+    assert seen.status is status
+    assert seen.detail.startswith("buildkitd answers after ")
+    assert ("docker buildx inspect --bootstrap" in seen.fix) is (status is Status.WARN)
+    assert starting.binaries == [binaries]
+    assert not starting.states[0].exists(), "nothing of it is left"
+
+
+def test_what_is_installed_does_where_nothing_is_built(
+    checkout: Path, installed: dict[str, Path], starting: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert checks._bootstrap().detail == "not tried: there is no buildkitd yet"
+    installed["buildkitd"] = tmp_path / "bin" / "buildkitd"
+    assert checks._bootstrap().detail == "not tried: there is no buildkitd yet", "and no buildctl"
+    folder = commands_in(tmp_path / "bin")
+    assert checks._bootstrap().status is Status.OK
+    assert starting.binaries == [folder]
+
+
+@pytest.mark.parametrize(("uid", "missing"), [(0, "docker"), (0, "runc"), (1000, "newuidmap")])
+def test_what_cannot_be_tried(
+    checkout: Path, installed: dict[str, Path], starting: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch, uid: int, missing: str,
+) -> None:  # fmt: skip
+    commands_in(dist.folder(Target.here()) / "bin")
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    installed.pop(missing, None)
+    seen = checks._bootstrap()
+    assert (seen.status, seen.detail) == (Status.OK, f"not tried: there is no {missing}")
+    assert starting.binaries == []
+
+
+def test_a_daemon_that_does_not_start(
+    checkout: Path, installed: dict[str, Path], starting: SimpleNamespace
+) -> None:
+    commands_in(dist.folder(Target.here()) / "bin")
+    starting.fails = "buildkitd does not answer: no worker found"
+    seen = checks._bootstrap()
+    assert (seen.status, seen.detail) == (Status.WARN, starting.fails)
+    assert seen.fix == "what it said is above"
+
+
+def test_buildx_waits_as_long_as_we_say() -> None:
+    pauses = [number * 0.12 for number in range(1, 16)]
+    assert round(sum(pauses), 1) == checks.BOOT_SECONDS
