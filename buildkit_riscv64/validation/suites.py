@@ -11,6 +11,8 @@ from typing import Any
 
 from ..errors import UsageError
 
+#: How others than root start them: what a shell has activated, root has not on its PATH.
+AS_ROOT = "sudo .venv/bin/invoke validate"
 #: A folder for each suite.
 SCENARIOS = Path("tests/validation")
 

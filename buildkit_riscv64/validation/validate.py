@@ -149,7 +149,7 @@ def validate(options: Options, tell: Tell) -> Outcomes:
     with dist.lock(options.target):
         subject = find(options.target, options.suites)
         _require_root()
-        doctor.provide(suites.tools(options.suites), yes=options.yes)
+        apt.provide(suites.tools(options.suites), yes=options.yes)
         if any(suite.emulators for suite in options.suites):
             doctor.provide_emulators(yes=options.yes)
         artifacts = None
@@ -182,7 +182,7 @@ def _say_what_would_run(options: Options, subject: Subject) -> None:
 def _require_root() -> None:
     if os.geteuid() != 0:
         raise MissingRequirementError(
-            "the scenarios start daemons as root, and as other users", "run it as root"
+            "the scenarios start daemons as root, and as other users", f"`{suites.AS_ROOT}`"
         )
 
 
