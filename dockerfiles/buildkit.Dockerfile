@@ -29,11 +29,17 @@ RUN --network=none \
     && install -d -o 1000 -g 1000 home/user home/user/.local home/user/.local/share \
         home/user/.local/share/buildkit home/user/.local/tmp
 
+# What a checkout's files may differ in is who may write them: that depends on the umask
+# of whoever cloned it, and Debian has changed its own.
+FROM scratch AS configuration
+COPY --chmod=644 common/etc/* /etc/
+COPY --chmod=755 common/usr/bin/* /usr/bin/
+
 # What changes least comes first.
 FROM scratch AS common
 COPY --from=unpacked /image /
 COPY --from=binaries --chmod=755 buildctl buildkitd /usr/bin/
-COPY common /
+COPY --from=configuration / /
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ARG TITLE
 ARG VERSION
@@ -59,7 +65,7 @@ VOLUME /var/lib/buildkit
 
 FROM common AS rootless
 COPY --from=unpacked-rootless /image /
-COPY rootless /
+COPY --chmod=644 rootless/etc/* /etc/
 # A number: Kubernetes checks runAsNonRoot by it.
 USER 1000:1000
 ENV HOME=/home/user USER=user

@@ -140,7 +140,8 @@ def _inputs(
         "version": [binaries.manifest["version"], binaries.manifest["revision"]],
         "packages": [package.as_json() for package in packages],
         "files": {
-            str(path.relative_to(engines.CONTEXT)): [dist.sha256(path), path.stat().st_mode & 0o777]
+            # Whether it can be executed, as in git: the rest of its mode is the umask's.
+            str(path.relative_to(engines.CONTEXT)): [dist.sha256(path), path.stat().st_mode & 0o100]
             for path in sorted(engines.CONTEXT.rglob("*"))
             if path.is_file()
         },

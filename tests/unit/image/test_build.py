@@ -34,7 +34,7 @@ from buildkit_riscv64.image.tools import Base, Origin
 from buildkit_riscv64.image.variants import Variant
 
 from ..making import COMMIT, GO, Commands, edit_manifest
-from .picture import EPOCH, TARGET, Alive, Picture, entry
+from .picture import EPOCH, TARGET, Alive, Picture, entry, give_to_the_group
 
 # What is asked.
 
@@ -380,7 +380,7 @@ def test_everything_that_decides_is_in_the_digest(finished: Path, context: Path)
     for path in (context / "buildkit.Dockerfile", context / "common/usr/bin/buildkitd-entrypoint"):
         path.write_text(path.read_text() + "#\n")
         seen.append(inputs(binaries))
-    path.chmod(0o700)
+    path.chmod(0o644)
     seen.append(inputs(binaries))
     path.rename(path.with_name("other"))
     seen.append(inputs(binaries))
@@ -395,6 +395,7 @@ def test_how_it_is_made_does_not_decide(finished: Path, context: Path, monkeypat
     for changes in ({"engine": Name.DOCKER}, {"base": Origin.ROOTFS}, {"force": True}, {"load": True}):  # fmt: skip
         assert inputs(binaries, **changes) == first
     elsewhere = shutil.copytree(context, tmp_path / "elsewhere")
+    give_to_the_group(elsewhere)
     monkeypatch.setattr(engines, "CONTEXT", elsewhere)
     assert inputs(binaries) == first
 
