@@ -32,6 +32,8 @@ RUN --network=none \
 # What a checkout's files may differ in is who may write them: that depends on the umask
 # of whoever cloned it, and Debian has changed its own.
 FROM scratch AS configuration
+# COPY would give the folder that mode too.
+WORKDIR /etc
 COPY --chmod=644 common/etc/* /etc/
 COPY --chmod=755 common/usr/bin/* /usr/bin/
 
