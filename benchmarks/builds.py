@@ -28,7 +28,7 @@ from benchmarks.measure import (
     peak_bytes,
 )
 from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import binfmt, dist, doctor, host, process, schemas, timestamps
+from buildkit_riscv64 import apt, binfmt, dist, host, process, schemas, timestamps
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
 from buildkit_riscv64.errors import BuildError, CheckError, UsageError
@@ -278,9 +278,7 @@ def run(options: Options) -> dict[str, Any]:
         cases = [replace(case, metrics=("instructions",)) for case in cases if not case.program]
     recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
     needed = ["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"]
-    doctor.provide(
-        [*needed, *([instructions.TOOL] if options.instructions else [])], yes=options.yes
-    )
+    apt.provide([*needed, *([instructions.TOOL] if options.instructions else [])], yes=options.yes)
     load = os.getloadavg()[0]
     records: list[dict[str, Any]] = []
     with _workshop() as folder:

@@ -72,7 +72,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
                 try:
                     function(context, *args, **kwargs)
                 except MissingRequirementError as error:
-                    from .doctor import offer
+                    from .apt import offer
 
                     yes = kwargs.get("yes") or context.config["yes"]
                     if context.config["run"]["dry"] or not offer(error, yes=yes):

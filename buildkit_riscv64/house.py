@@ -60,7 +60,7 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     """
     import sys
 
-    from . import config, doctor, pins, process, project
+    from . import apt, config, pins, process, project
     from .arch import Architecture
     from .binaries import cc, toolchain
     from .errors import CheckError
@@ -69,7 +69,7 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     chosen = ["--sessions", *session.split(",")] if session else []
     if not settings.dry:
         browser = () if Architecture.here() is Architecture.RISCV64 else (BROWSER,)
-        doctor.provide([*NEEDED_BY_TESTS, *browser], yes=yes or settings.yes)
+        apt.provide([*NEEDED_BY_TESTS, *browser], yes=yes or settings.yes)
         cc.provide(yes=yes or settings.yes)
         toolchain.ensure(pins.load())
     process.run(

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import (
+    apt,
     digests,
     dist,
-    doctor,
     gotools,
     host,
     pins,
@@ -176,7 +176,7 @@ def build(options: Options) -> dist.Outcome:
         for file in files:
             say(f"  {dist.shown(place / file)}")
         return dist.Outcome(None, up_to_date=False, seconds=time.time() - started)
-    doctor.provide(["dpkg-deb"], yes=options.yes)
+    apt.provide(["dpkg-deb"], yes=options.yes)
     with step("fetching Go and nfpm, where they are not there yet"):
         nfpm = gotools.compiled(toolchain.ensure(pinned), declarations(), _MODULE)
     with dist.lock(target), dist.staging(target, part=dist.PACKAGES) as stage:

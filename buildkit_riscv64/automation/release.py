@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from .. import dist, doctor, pages, process
+from .. import apt, dist, pages, process
 from ..arch import Architecture, Target
 from ..console import count, say, step, warn
 from ..errors import CheckError, MismatchError, NetworkError, UsageError
@@ -284,7 +284,7 @@ def release(options: Options) -> Outcome:
         for remark in link.remarks:
             warn(f"{link.name}: {remark}")
     if not options.dry:
-        doctor.provide(["gpg", "gh"], yes=options.yes)
+        apt.provide(["gpg", "gh"], yes=options.yes)
         github.repository(options.repository)
     with dist.lock(options.target), dist.staging(options.target, part=dist.RELEASE) as stage:
         with step("gathering the release"):

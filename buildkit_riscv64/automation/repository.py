@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from .. import digests, dist, doctor, pages, process
+from .. import apt, digests, dist, pages, process
 from ..arch import Target
 from ..console import step, warn
 from ..errors import BuildError, CheckError, UsageError
@@ -121,7 +121,7 @@ def _signer(options: Options) -> Iterator[signing.Signer | None]:
     if options.unsigned or options.dry:
         yield None
         return
-    doctor.provide(["gpg"], yes=options.yes)
+    apt.provide(["gpg"], yes=options.yes)
     try:
         with signing.opened(options.key) as signer:
             yield signer
@@ -163,7 +163,7 @@ def publish(options: Options) -> Outcome:
                 previous, up_to_date=True, seconds=time.time() - started, published=found
             )
         tools = ["apt-ftparchive", "createrepo_c", *(["rpmsign"] if signer else [])]
-        doctor.provide(tools, yes=options.yes)
+        apt.provide(tools, yes=options.yes)
         stage = stack.enter_context(dist.staging_repository())
         try:
             if signer:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, process
+from .. import apt, dist, process
 from ..errors import MissingRequirementError
 
 #: Debian's package of each command and static library that is needed.
@@ -44,7 +44,7 @@ def provide(*, yes: bool) -> None:
         MissingRequirementError: the answer was no, or it could not be installed.
     """
     lacking = missing()
-    doctor.have(", ".join(lacking), sorted(lacking.values()), yes=yes)
+    apt.have(", ".join(lacking), sorted(lacking.values()), yes=yes)
 
 
 def _package(path: Path) -> str:

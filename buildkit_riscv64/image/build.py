@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import digests, dist, doctor, host, pins, project, schemas, timestamps
+from .. import apt, digests, dist, host, pins, project, schemas, timestamps
 from ..arch import Architecture, Target
 from ..console import say, step
 from ..errors import BuildError, CheckError, NotNativeError, UsageError
@@ -165,7 +165,7 @@ def build(options: Options) -> Outcome:
     if options.dry:
         _say_what_would_run(options, binaries)
         return Outcome(None, up_to_date=False, seconds=time.time() - started)
-    doctor.provide(container.TOOLS, yes=options.yes)
+    apt.provide(container.TOOLS, yes=options.yes)
     for place in (project.DIST, project.cache()):
         dist.require_space(place, NEEDED_BYTES, "an image takes up to", project.CACHE_HINT)
     binaries = _checked_binaries(options.target)

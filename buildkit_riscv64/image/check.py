@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, project, schemas
+from .. import apt, dist, project, schemas
 from ..arch import Architecture, Target
 from ..binaries.elf import read_stream
 from ..console import Status, duration, size
@@ -376,7 +376,7 @@ def examine_all(target: str, *, yes: bool) -> Findings:
     """
     found = chosen(target)
     if any(one.arch is Architecture.here() for one, _ in found):
-        doctor.provide(container.TOOLS, yes=yes)
+        apt.provide(container.TOOLS, yes=yes)
     return {
         f"{one.name} {variant}": examine(dist.image_folder(one, variant), variant, one)
         for one, variant in found

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import doctor, locks, process, project
+from .. import apt, locks, process, project
 from ..console import say
 from ..errors import BuildError
 
@@ -56,7 +56,7 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
         MissingRequirementError: there is no runc.
         BuildError: it does not start.
     """
-    doctor.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=yes)
+    apt.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=yes)
     state = project.cache() / "buildkitd"
     with (
         locks.held(state / ".lock", "another run uses our buildkitd; waiting for it"),

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from .. import dist, doctor, locks, schemas
+from .. import apt, dist, locks, schemas
 from ..arch import Target
 from ..console import step, warn
 from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
@@ -340,7 +340,7 @@ def push(options: Options) -> Outcome:
     started = time.time()
     chosen = _chosen(options.target)
     if options.registry and not options.dry:
-        doctor.provide(["skopeo"], yes=options.yes)
+        apt.provide(["skopeo"], yes=options.yes)
     with contextlib.ExitStack() as stack:
         if not options.dry:
             for target in dict.fromkeys(target for target, _ in chosen):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from .. import doctor, process, project
+from .. import apt, process, project
 from ..console import say
 from ..errors import Failure, NetworkError, StorageError, UsageError
 from . import layout
@@ -74,7 +74,7 @@ def ensure(origin: Origin, archive: Archive, packages: Sequence[Package], *, yes
         StorageError: there is no space.
     """
     if origin is Origin.REGISTRY:
-        doctor.provide(["skopeo"], yes=yes)
+        apt.provide(["skopeo"], yes=yes)
     if origin is not Origin.ROOTFS and process.which("skopeo"):
         try:
             return _pull(archive.arch)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import binfmt, debian, digests, dist, doctor, locks, pins, process, project
+from .. import apt, binfmt, debian, digests, dist, doctor, locks, pins, process, project
 from ..arch import Architecture, Platform
 from ..console import say, step
 from ..errors import MachineError, MissingRequirementError, StorageError
@@ -131,7 +131,7 @@ def ensure(pinned: pins.Pins, *, yes: bool = False) -> Base:
     """
     # Two runs never make the same base.
     with locks.held(bases() / ".lock", "another run is making the base; waiting for it"):
-        doctor.provide(TOOLS, yes=yes)
+        apt.provide(TOOLS, yes=yes)
         found = find(pinned)
         if found is not None:
             return found

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, doctor, process, project, timestamps
+from .. import apt, dist, doctor, process, project, timestamps
 from ..arch import Target
 from ..console import say
 from ..errors import CheckError, MissingRequirementError, UsageError

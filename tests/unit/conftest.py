@@ -55,6 +55,15 @@ def _schemas_are_compiled_once() -> Iterator[None]:
 
 
 @pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The commands that are there."""
+    there: set[str] = {"apt-get", "sudo"}
+    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name) if name in there else None)  # fmt: skip
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return there
+
+
+@pytest.fixture
 def checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A checkout of ours with pins and nothing built."""
     root = tmp_path / "checkout"

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from buildkit_riscv64 import dist, host, process
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import build, bundle, check, source
@@ -243,3 +245,15 @@ def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Non
     if all(isinstance(file, dict) and file.keys() >= {"name", "sha256"} for file in manifest.get("files", [])):  # fmt: skip
         files: Sequence[Any] = [*manifest.get("files", []), *dist.record(folder, [dist.MANIFEST])]
         (folder / dist.SUMS).write_text(dist.sums(files))
+
+
+def fake_file(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    """Have these files, and no others, as the kernel's."""
+    monkeypatch.setattr(Path, "exists", lambda self: str(self) in files)
+
+    def read(self: Path) -> str:
+        if str(self) not in files:
+            raise FileNotFoundError(2, "No such file or directory", str(self))
+        return files[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", read)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import binfmt, doctor
+from buildkit_riscv64 import apt, binfmt, doctor
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.doctor import Seen
@@ -85,7 +85,7 @@ def test_no_emulator_is_installed(kernel: Path, flags: str | None) -> None:
         install(kernel, RISCV64, flags)
     seen = doctor.emulators([RISCV64], Status.FAIL)
     assert (seen.status, seen.package, seen.commands) == (Status.FAIL, "qemu-user-static", ())
-    assert doctor._OTHER_NAMES[seen.package] == "qemu-user-binfmt"
+    assert apt.OTHER_NAMES[seen.package] == "qemu-user-binfmt"
 
 
 @pytest.mark.parametrize("mounted", [True, False])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from invoke.context import MockContext
 
-from buildkit_riscv64 import cli, config, doctor, errors, project
+from buildkit_riscv64 import apt, cli, config, errors, project
 from buildkit_riscv64.errors import Failure, MissingRequirementError
 
 
@@ -128,7 +128,7 @@ class Offers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
         self.asked: list[tuple[str, bool]] = []
         self.answer = answer
-        monkeypatch.setattr(doctor, "offer", self)
+        monkeypatch.setattr(apt, "offer", self)
 
     def __call__(self, error: MissingRequirementError, *, yes: bool) -> bool:
         self.asked.append((error.tool, yes))
@@ -182,7 +182,7 @@ def test_dry_installs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupted_question_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "offer", lambda _error, **_options: fail(KeyboardInterrupt())())
+    monkeypatch.setattr(apt, "offer", lambda _error, **_options: fail(KeyboardInterrupt())())
     with pytest.raises(errors.InterruptedByUserError):
         run(fail(MissingRequirementError("no git", tool="git")))
 

@@ -15,7 +15,7 @@ from invoke.collection import Collection
 from invoke.context import MockContext
 from invoke.tasks import Task
 
-from buildkit_riscv64 import config, doctor, house, pins, project
+from buildkit_riscv64 import apt, config, house, pins, project
 from buildkit_riscv64.binaries import cc, toolchain
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
@@ -111,7 +111,7 @@ def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch,
     def provide(tools: Sequence[str], *, yes: bool) -> None:
         provided.extend(tools)
 
-    monkeypatch.setattr(doctor, "provide", provide)
+    monkeypatch.setattr(apt, "provide", provide)
     monkeypatch.setattr(cc, "provide", lambda *, yes: provided.append("C"))
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     house.test(context(), session=session)

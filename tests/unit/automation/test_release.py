@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, doctor, project
+from buildkit_riscv64 import apt, dist, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.automation import chain, report, signing
 from buildkit_riscv64.automation import release as releases
@@ -59,7 +59,7 @@ def signer(monkeypatch: pytest.MonkeyPatch) -> None:
         yield Signer()
 
     monkeypatch.setattr(signing, "opened", opened)
-    monkeypatch.setattr(doctor, "provide", lambda tools, yes: None)
+    monkeypatch.setattr(apt, "provide", lambda tools, yes: None)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, doctor, host, process, project
+from buildkit_riscv64 import apt, dist, host, process, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.automation import packages, repository, signing
 from buildkit_riscv64.automation.repository import Options
@@ -310,7 +310,7 @@ def test_another_run_is_at_work(tools: Tools) -> None:
 
 def test_what_is_needed_is_asked_for(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(doctor, "provide", lambda names, yes: asked.append([*names, str(yes)]))
+    monkeypatch.setattr(apt, "provide", lambda names, yes: asked.append([*names, str(yes)]))
     repository.publish(options(yes=True))
     assert asked == [["gpg", "True"], ["apt-ftparchive", "createrepo_c", "rpmsign", "True"]]
-    assert {"gpg", "apt-ftparchive", "createrepo_c", "rpmsign"} <= doctor.PACKAGES.keys()
+    assert {"gpg", "apt-ftparchive", "createrepo_c", "rpmsign"} <= apt.PACKAGES.keys()

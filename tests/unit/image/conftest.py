@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, doctor
+from buildkit_riscv64 import apt, dist
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.image import container, layout
 from buildkit_riscv64.image.engines import Request
@@ -23,7 +23,7 @@ from .picture import Alive
 def provided(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], bool]]:
     """Which tools were asked for, and whether without a question; all are there."""
     asked: list[tuple[list[str], bool]] = []
-    monkeypatch.setattr(doctor, "provide", lambda tools, yes: asked.append((list(tools), yes)))
+    monkeypatch.setattr(apt, "provide", lambda tools, yes: asked.append((list(tools), yes)))
     return asked
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, doctor, project, schemas
+from buildkit_riscv64 import apt, dist, project, schemas
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.errors import (
     BusyError,
@@ -439,7 +439,7 @@ class Remote:
 def remote(monkeypatch: pytest.MonkeyPatch) -> Remote:
     made = Remote()
     monkeypatch.setattr(registry, "Registry", made)
-    monkeypatch.setattr(doctor, "provide", lambda _tools, **_options: None)
+    monkeypatch.setattr(apt, "provide", lambda _tools, **_options: None)
     return made
 
 
@@ -500,7 +500,7 @@ def test_dry_does_without_an_answer(place: Path, remote: Remote, problem: Failur
 
 def test_skopeo_is_only_for_registries(place: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     asked: list[list[str]] = []
-    monkeypatch.setattr(doctor, "provide", lambda tools, **_options: asked.append(list(tools)))
+    monkeypatch.setattr(apt, "provide", lambda tools, **_options: asked.append(list(tools)))
     run()
     assert not asked
     assert not commands.args

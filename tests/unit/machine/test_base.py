@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import binfmt, debian, dist, doctor, host, process
+from buildkit_riscv64 import apt, binfmt, debian, dist, doctor, host, process
 from buildkit_riscv64.errors import Failure, MachineError, MissingRequirementError, StorageError
 from buildkit_riscv64.machine import base as bases
 from buildkit_riscv64.machine.base import Base
@@ -406,7 +406,7 @@ def test_what_a_killed_run_left_is_removed(maker: Maker) -> None:
 
 def test_a_damaged_base_is_made_anew(maker: Maker, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     flip(base.kernel)
-    monkeypatch.setattr(doctor, "provide", lambda _tools, yes: None)
+    monkeypatch.setattr(apt, "provide", lambda _tools, yes: None)
     monkeypatch.setattr(doctor, "mend", lambda _phases, yes: [])
     monkeypatch.setattr(bases, "_require_emulation", lambda: None)
     assert bases.ensure(PINS) == base
@@ -430,7 +430,7 @@ def test_what_unpacking_needs_root_for_needs_it_for_removing(
 
 
 def test_the_second_run_waits_and_says_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], base: Base) -> None:  # fmt: skip
-    monkeypatch.setattr(doctor, "provide", lambda _tools, yes: None)
+    monkeypatch.setattr(apt, "provide", lambda _tools, yes: None)
     found: list[Base] = []
     with (bases.bases() / ".lock").open("w") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
@@ -448,7 +448,7 @@ def test_the_second_run_waits_and_says_so(monkeypatch: pytest.MonkeyPatch, capfd
 
 def test_a_cached_base_needs_no_emulator(monkeypatch: pytest.MonkeyPatch, base: Base) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(doctor, "provide", lambda tools, yes: asked.append((tools, yes)))
+    monkeypatch.setattr(apt, "provide", lambda tools, yes: asked.append((tools, yes)))
     monkeypatch.setattr(doctor, "mend", lambda *_args, **_options: pytest.fail("mended"))
     assert bases.ensure(PINS, yes=True) == base
     assert asked == [(bases.TOOLS, True)]
@@ -457,7 +457,7 @@ def test_a_cached_base_needs_no_emulator(monkeypatch: pytest.MonkeyPatch, base: 
 def test_each_tool_has_a_package_and_a_check() -> None:
     found = {finding.check.name for finding in doctor.examine([doctor.Phase.MACHINE])}
     assert found >= set(bases.TOOLS)
-    assert doctor.PACKAGES.keys() >= set(bases.TOOLS)
+    assert apt.PACKAGES.keys() >= set(bases.TOOLS)
 
 
 def test_a_base_of_another_recipe_is_not_it(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:

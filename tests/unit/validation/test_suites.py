@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildkit_riscv64 import doctor, project
+from buildkit_riscv64 import apt, project
 from buildkit_riscv64.errors import UsageError
 from buildkit_riscv64.validation import suites
 from buildkit_riscv64.validation.suites import SUITES
@@ -31,7 +31,7 @@ def test_no_such_suite(only: str) -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_is_a_folder_and_its_tools_can_be_installed(name: str) -> None:
     assert (REAL / SUITES[name].folder).is_dir()
-    assert set(SUITES[name].tools) <= doctor.PACKAGES.keys()
+    assert set(SUITES[name].tools) <= apt.PACKAGES.keys()
 
 
 def test_every_folder_is_a_suite() -> None:

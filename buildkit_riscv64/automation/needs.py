@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 
 from ..console import Status
-from ..doctor import CHECKS, Phase, check, share, tool
-from ..machine import checks as _machine  # noqa: F401 - what machines need is registered first
+from ..doctor import Phase, check, tool
 
 _CALLED = {
     "apt-ftparchive": "It writes the indexes that apt reads.",
@@ -21,10 +20,5 @@ _CALLED = {
     "rpmsign": "It signs .rpm files.",
 }
 
-# nfpm, which makes the packages, is compiled by it.
-share("go", Phase.AUTOMATION)
-
 for _name, _why in _CALLED.items():
-    _taken = any(one.name == _name for one in CHECKS)
-    _title = f"{_name} for packages" if _taken else _name
-    check(_title, _why, Phase.AUTOMATION)(functools.partial(tool, _name, Status.WARN))
+    check(_name, _why, Phase.AUTOMATION)(functools.partial(tool, _name, Status.WARN))

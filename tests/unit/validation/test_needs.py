@@ -14,43 +14,59 @@ from buildkit_riscv64.console import Status
 from buildkit_riscv64.doctor import Phase
 from buildkit_riscv64.errors import BuildError
 from buildkit_riscv64.image import daemon
-from buildkit_riscv64.validation import checks, suites
+from buildkit_riscv64.validation import needs, suites
+
+from ..making import fake_file
 
 
 def test_every_tool_is_looked_at() -> None:
-    names = {one.name for one in doctor.CHECKS if Phase.VALIDATION in one.phases}
-    for name in suites.tools(suites.SUITES.values()):
-        assert {name, f"{name} for scenarios"} & names, name
-
-
-def test_what_the_emulated_machine_needs_stays_its_own() -> None:
-    both = [one.name for one in doctor.CHECKS if {Phase.VALIDATION, Phase.MACHINE} <= one.phases]
-    assert set(both) <= {"architecture", "clock", "python"}
+    names = {one.name for one in doctor.needed([Phase.VALIDATION])}
+    assert names >= set(suites.tools(suites.SUITES.values()))
 
 
 @pytest.mark.parametrize(("uid", "status"), [(0, Status.OK), (1000, Status.FAIL)])
 def test_root(monkeypatch: pytest.MonkeyPatch, uid: int, status: Status) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert checks._root().status is status
+    assert needs._root().status is status
 
 
 @pytest.mark.parametrize(("free", "status"), [(20, Status.OK), (11, Status.WARN)])
 def test_space(monkeypatch: pytest.MonkeyPatch, free: int, status: Status) -> None:
     monkeypatch.setattr(host, "free_bytes", lambda _path: free << 30)
-    seen = checks._space()
+    seen = needs._space()
     assert (seen.status, bool(seen.fix)) == (status, status is Status.WARN)
+
+
+DELEGATED = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.controllers"
+
+
+@pytest.mark.parametrize(
+    ("user", "files", "status", "detail"),
+    [
+        (0, {}, "OK", "root needs none"),
+        (1000, {}, "WARN", "no control groups of yours"),
+        (1000, {DELEGATED: "memory pids\n"}, "WARN", "not delegated: cpu"),
+        (1000, {DELEGATED: "\n"}, "WARN", "not delegated: cpu memory pids"),
+        (1000, {DELEGATED: "cpu memory pids\n"}, "OK", "cpu memory pids"),
+    ],
+)
+def test_delegation(monkeypatch: pytest.MonkeyPatch, user: int, files: dict[str, str], status: str, detail: str) -> None:  # fmt: skip
+    fake_file(monkeypatch, files)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    seen = needs._delegation()
+    assert (seen.status, seen.detail) == (status, detail)
 
 
 # What buildx waits for.
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+def there(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """What is on PATH, and where; we are root."""
-    there = {name: Path("/usr/bin", name) for name in ("docker", "runc")}
-    monkeypatch.setattr(process, "which", there.get)
+    found = {name: Path("/usr/bin", name) for name in ("docker", "runc")}
+    monkeypatch.setattr(process, "which", found.get)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return there
+    return found
 
 
 @pytest.fixture
@@ -70,7 +86,7 @@ def starting(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(daemon, "started", started)
     later = SimpleNamespace(monotonic=lambda: next(clock) * told.seconds)
-    monkeypatch.setattr(checks, "time", later)
+    monkeypatch.setattr(needs, "time", later)
     return told
 
 
@@ -87,14 +103,14 @@ def commands_in(folder: Path) -> Path:
 )
 def test_how_long_the_daemon_takes(
     checkout: Path,
-    installed: dict[str, Path],
+    there: dict[str, Path],
     starting: SimpleNamespace,
     seconds: float,
     status: Status,
 ) -> None:
     binaries = commands_in(dist.folder(Target.here()) / "bin")
     starting.seconds = seconds
-    seen = checks._bootstrap()
+    seen = needs._bootstrap()
     assert seen.status is status
     assert seen.detail.startswith("buildkitd answers after ")
     assert ("docker buildx inspect --bootstrap" in seen.fix) is (status is Status.WARN)
@@ -103,39 +119,39 @@ def test_how_long_the_daemon_takes(
 
 
 def test_what_is_installed_does_where_nothing_is_built(
-    checkout: Path, installed: dict[str, Path], starting: SimpleNamespace, tmp_path: Path
+    checkout: Path, there: dict[str, Path], starting: SimpleNamespace, tmp_path: Path
 ) -> None:
-    assert checks._bootstrap().detail == "not tried: there is no buildkitd yet"
-    installed["buildkitd"] = tmp_path / "bin" / "buildkitd"
-    assert checks._bootstrap().detail == "not tried: there is no buildkitd yet", "and no buildctl"
+    assert needs._bootstrap().detail == "not tried: there is no buildkitd yet"
+    there["buildkitd"] = tmp_path / "bin" / "buildkitd"
+    assert needs._bootstrap().detail == "not tried: there is no buildkitd yet", "and no buildctl"
     folder = commands_in(tmp_path / "bin")
-    assert checks._bootstrap().status is Status.OK
+    assert needs._bootstrap().status is Status.OK
     assert starting.binaries == [folder]
 
 
 @pytest.mark.parametrize(("uid", "missing"), [(0, "docker"), (0, "runc"), (1000, "newuidmap")])
 def test_what_cannot_be_tried(
-    checkout: Path, installed: dict[str, Path], starting: SimpleNamespace,
+    checkout: Path, there: dict[str, Path], starting: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch, uid: int, missing: str,
 ) -> None:  # fmt: skip
     commands_in(dist.folder(Target.here()) / "bin")
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    installed.pop(missing, None)
-    seen = checks._bootstrap()
+    there.pop(missing, None)
+    seen = needs._bootstrap()
     assert (seen.status, seen.detail) == (Status.OK, f"not tried: there is no {missing}")
     assert starting.binaries == []
 
 
 def test_a_daemon_that_does_not_start(
-    checkout: Path, installed: dict[str, Path], starting: SimpleNamespace
+    checkout: Path, there: dict[str, Path], starting: SimpleNamespace
 ) -> None:
     commands_in(dist.folder(Target.here()) / "bin")
     starting.fails = "buildkitd does not answer: no worker found"
-    seen = checks._bootstrap()
+    seen = needs._bootstrap()
     assert (seen.status, seen.detail) == (Status.WARN, starting.fails)
     assert seen.fix == "what it said is above"
 
 
 def test_buildx_waits_as_long_as_we_say() -> None:
     pauses = [number * 0.12 for number in range(1, 16)]
-    assert round(sum(pauses), 1) == checks.BOOT_SECONDS
+    assert round(sum(pauses), 1) == needs.BOOT_SECONDS

@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 
 from .. import dist, host, process
-from ..arch import Target
+from ..arch import Platform, Target
 from ..console import Status, duration, size
-from ..doctor import CHECKS, Phase, Seen, check, share, tool
+from ..doctor import Phase, Seen, check, emulators, ok, tool
 from ..errors import BuildError
 from ..image import daemon
-from ..machine import checks as _machine  # noqa: F401 - what machines need is registered first
 from . import suites
 
 #: Bytes: contexts of a gigabyte, a docker engine, and what builds leave until they end.
@@ -27,13 +26,37 @@ PLACE = Path("/var/tmp")  # noqa: S108 - each run has a folder of its own there
 
 
 for _name in suites.tools(suites.SUITES.values()):
-    if not share(_name, Phase.VALIDATION):
-        _callers = [suite.name for suite in suites.SUITES.values() if _name in suite.tools]
-        _taken = any(one.name == _name for one in CHECKS)
-        _title = f"{_name} for scenarios" if _taken else _name
-        check(_title, f"Scenarios call it: {', '.join(_callers)}.", Phase.VALIDATION)(
-            functools.partial(tool, _name, Status.WARN)
-        )
+    _callers = ", ".join(suite.name for suite in suites.SUITES.values() if _name in suite.tools)
+    check(_name, f"Scenarios call it: {_callers}.", Phase.VALIDATION)(
+        functools.partial(tool, _name, Status.WARN)
+    )
+
+
+@check("delegation", "Rootless builds have limits only where systemd gives the user control groups.", Phase.VALIDATION)  # fmt: skip
+def _delegation() -> Seen:
+    user = os.geteuid()
+    if user == 0:
+        return ok("root needs none")
+    own = Path(
+        f"/sys/fs/cgroup/user.slice/user-{user}.slice/user@{user}.service/cgroup.controllers"
+    )
+    try:
+        given = own.read_text().split()
+    except OSError:
+        return Seen(
+            Status.WARN, "no control groups of yours", "log in by systemd, with control groups of version 2"
+        )  # fmt: skip
+    if missing := {"cpu", "memory", "pids"} - set(given):
+        return Seen(
+            Status.WARN, f"not delegated: {' '.join(sorted(missing))}",
+            "put [Service] Delegate=cpu cpuset io memory pids into /etc/systemd/system/user@.service.d/delegate.conf",
+        )  # fmt: skip
+    return ok(" ".join(given))
+
+
+@check("binfmt_misc", "Runs build steps of other platforms, each through an emulator.", Phase.VALIDATION)  # fmt: skip
+def _binfmt() -> Seen:
+    return emulators(list(Platform), Status.WARN)
 
 
 def _binaries() -> Path | None:
@@ -49,10 +72,10 @@ def _binaries() -> Path | None:
 def _bootstrap() -> Seen:
     binaries = _binaries()
     if binaries is None:
-        return Seen(Status.OK, "not tried: there is no buildkitd yet")
+        return ok("not tried: there is no buildkitd yet")
     needed = ["docker", "runc", *([] if os.geteuid() == 0 else ["newuidmap"])]
     if lacking := [name for name in needed if process.which(name) is None]:
-        return Seen(Status.OK, f"not tried: there is no {lacking[0]}")
+        return ok(f"not tried: there is no {lacking[0]}")
     began = time.monotonic()
     try:
         with (
@@ -69,14 +92,18 @@ def _bootstrap() -> Seen:
             "when buildx has given up, the builder goes on starting: wait a minute, then"
             " `docker buildx inspect --bootstrap` again; and see whether the disk is busy",
         )  # fmt: skip
-    return Seen(Status.OK, detail)
+    return ok(detail)
 
 
 @check("root", "Scenarios start daemons as root, and as other users.", Phase.VALIDATION)
 def _root() -> Seen:
-    if os.geteuid() == 0:
-        return Seen(Status.OK, "root")
-    return Seen(Status.FAIL, f"user {os.geteuid()}", "run it as root, or in the emulated machine")
+    user = os.geteuid()
+    if user == 0:
+        return ok("root")
+    # Not a reason to call a machine unready: one only has to say so.
+    if process.which("sudo"):
+        return Seen(Status.WARN, f"user {user}, who has sudo", f"`{suites.AS_ROOT}`")
+    return Seen(Status.FAIL, f"user {user}", "be root, or use the emulated machine")
 
 
 @check(
@@ -87,4 +114,4 @@ def _space() -> Seen:
     detail = f"{size(free)} free for {PLACE}"
     if free < NEEDED_BYTES:
         return Seen(Status.WARN, detail, f"free {size(NEEDED_BYTES)}, or some scenarios fail")
-    return Seen(Status.OK, detail)
+    return ok(detail)

@@ -7,7 +7,7 @@ import functools
 from .. import host, project
 from ..arch import Platform
 from ..console import Status, size
-from ..doctor import Phase, Seen, check, emulators, tool
+from ..doctor import Phase, Seen, check, emulators, ok, tool
 from . import base
 
 for _name in base.TOOLS:
@@ -27,7 +27,7 @@ def _disk() -> Seen:
     detail = f"{size(free)} free for {project.cache()}"
     if free < base.NEEDED_BYTES:
         return Seen(Status.FAIL, detail, project.CACHE_HINT)
-    return Seen(Status.OK, detail)
+    return ok(detail)
 
 
 @check("memory for machines", "A machine that compiles BuildKit needs 4 GiB.", Phase.MACHINE)
@@ -35,4 +35,4 @@ def _memory() -> Seen:
     available = host.memory_bytes("MemAvailable")
     if available < 5 << 30:
         return Seen(Status.WARN, f"{size(available)} available", "close programs, or use a board")
-    return Seen(Status.OK, f"{size(available)} available")
+    return ok(f"{size(available)} available")
