@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks import declaration, instructions, profiles, ratios, sides
+from benchmarks import declaration, instructions, page, profiles, records, sides
 from benchmarks.declaration import Declared
 from benchmarks.measure import (
     RESULTS,
@@ -28,15 +26,13 @@ from benchmarks.measure import (
     peak_bytes,
 )
 from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import apt, binfmt, dist, host, process, schemas, timestamps
+from buildkit_riscv64 import apt, binfmt, dist, host, process, timestamps
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
-from buildkit_riscv64.errors import BuildError, CheckError, UsageError
+from buildkit_riscv64.errors import BuildError, UsageError
+from buildkit_riscv64.image import daemon
 from tests.validation import bases
 
-NAME = "builds"
-#: Version of the results' format, as in the schema.
-FORMAT = 1
 #: Whose programs a foreign step runs, the first that this machine can emulate.
 _FOREIGN = (Platform.RISCV64, Platform.AMD64, Platform.ARM64)
 _CHUNK = 1 << 20
@@ -277,19 +273,19 @@ def run(options: Options) -> dict[str, Any]:
             raise UsageError("--instructions counts buildkitd's alone", "leave it out")
         cases = [replace(case, metrics=("instructions",)) for case in cases if not case.program]
     recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
-    needed = ["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"]
-    apt.provide([*needed, *([instructions.TOOL] if options.instructions else [])], yes=options.yes)
+    counting = [instructions.TOOL] if options.instructions else []
+    apt.provide([*daemon.tools(), *counting], yes=options.yes)
     load = os.getloadavg()[0]
-    records: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
     with _workshop() as folder:
         compared = sides.compared(options.against, folder)
         for case in cases:
             if reason := reason_not_to(case, compared):
                 say(f"{case.name}: not measured: {reason}")
-                records.append({"name": case.name, "description": case.description, "skipped": reason})  # fmt: skip
+                measured.append({"name": case.name, "description": case.description, "skipped": reason})  # fmt: skip
                 continue
-            records.append(_record(case, measure(case, compared, folder, recorder)))
-        binaries = sides.describe(compared)
+            measured.append(_record(case, measure(case, compared, folder, recorder)))
+        binaries = [side.as_json() for side in compared]
     if recorder:
         recorder.write()
     return {
@@ -298,56 +294,8 @@ def run(options: Options) -> dict[str, Any]:
         # What else the machine had to do when this began: ratios bear that, times do not.
         "load": round(load, 2),
         "binaries": binaries,
-        "cases": records,
+        "cases": measured,
     }
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Results that are kept.
-
-    Raises:
-        CheckError: they are not as the schema has them.
-    """
-    try:
-        results = json.loads(path.read_text())
-        wrong = schemas.objection(results, schemas.BENCHMARK)
-    except (OSError, ValueError, RecursionError) as error:
-        wrong = str(error)
-    if wrong:
-        raise CheckError(f"cannot use {dist.shown(path)}: {wrong}", f"git checkout {path.name}")
-    return dict(results)
-
-
-def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Append a run to the results of this kind of machine."""
-    facts = run["host"]
-    path = folder / f"{NAME}.linux-{facts['arch']}.{facts['execution']}.json"
-    new: dict[str, Any] = {"name": NAME, "format": FORMAT, "runs": []}
-    results = load(path) if path.exists() else new
-    results["runs"].append(run)
-    if wrong := schemas.objection(results, schemas.BENCHMARK):
-        raise CheckError(f"this run cannot be kept: {wrong}", "this is a defect: report it")
-    folder.mkdir(parents=True, exist_ok=True)
-    dist.write_json(path, results)
-    return path
-
-
-def values(case: Mapping[str, Any], way: str, metric: str) -> list[float]:
-    """The samples of a case in the results, in the order in which they were taken."""
-    return [float(one[metric]) for one in case["samples"][way]]
-
-
-def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ratios.Ratio]]:
-    """Each case of a run and each metric, with the ratio of ours to the other side."""
-    labels = [one["label"] for one in run["binaries"]]
-    if len(labels) < 2:
-        return
-    for case in run["cases"]:
-        for metric in case.get("metrics", []):
-            ours, theirs = (values(case, label, metric) for label in labels)
-            ratio = ratios.of(ours, theirs, exact=metric == "size_bytes")
-            if ratio:
-                yield case, metric, ratio
 
 
 def main(options: Options) -> tuple[dict[str, Any], Path] | None:
@@ -358,14 +306,12 @@ def main(options: Options) -> tuple[dict[str, Any], Path] | None:
     """
     if options.profile and not Path(options.profile).absolute().parent.is_dir():
         raise UsageError(f"--profile {options.profile}: no such folder", "make it first")
-    from benchmarks import page
-
     if options.dry:
         for case in declaration.chosen(declaration.load(), options.only, options.count):
             say(f"would measure, {count(case.count, 'time')}: {case.name}: {case.description}")
         return None
     taken = run(options)
-    say(f"kept in {dist.shown(keep(taken, options.results))}")
+    say(f"kept in {dist.shown(records.keep(taken, options.results))}")
     output = Path(options.output) if options.output else dist.benchmark_folder()
     return taken, page.write(options.results, output)
 
@@ -374,34 +320,23 @@ def report(outcome: tuple[dict[str, Any], Path] | None, *, json: bool) -> None:
     """Tell what was seen."""
     if outcome is None:
         return
-    from benchmarks.page import METRICS, shown
-
     taken, place = outcome
-    compared = {(case["name"], metric): ratio for case, metric, ratio in compare(taken)}
     if json:
         emit_json(
             {
                 **taken,
                 "ratios": [
-                    {"case": name, "metric": metric, **asdict(ratio), "verdict": ratio.verdict}
-                    for (name, metric), ratio in compared.items()
+                    {"case": case["name"], "metric": metric, **asdict(ratio), "verdict": ratio.verdict}
+                    for case, metric, ratio in records.compare(taken)
                 ],
             }
-        )
+        )  # fmt: skip
     labels = [one["label"] for one in taken["binaries"]]
-    rows = []
-    for case in taken["cases"]:
-        for metric in case.get("metrics", []):
-            ratio = compared.get((case["name"], metric))
-            medians = [shown(metric, median(values(case, label, metric))) for label in labels]
-            rows.append(
-                (
-                    case["name"],
-                    METRICS[metric],
-                    *medians,
-                    *((str(ratio), ratio.verdict) if ratio else ("", ""))[: 2 * (len(labels) - 1)],
-                )
-            )
-    ratio_header = ("ratio", "ours takes")[: 2 * (len(labels) - 1)]
-    table(("case", "what", *labels, *ratio_header), rows, title="Benchmarks")
+    # Alone, there is nothing to compare with.
+    columns = 2 * (len(labels) - 1)
+    table(
+        ("case", "what", *labels, *("ratio", "ours takes")[:columns]),
+        [(row.case, row.metric, *row.values, *row.told[:columns]) for row in records.rows(taken)],
+        title="Benchmarks",
+    )
     say(f"the report is {dist.shown(place)}")

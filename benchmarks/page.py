@@ -8,20 +8,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
-from benchmarks import builds, ratios
+from benchmarks import ratios, records
+from benchmarks.records import METRICS, shown
 from buildkit_riscv64 import dist, pages
-from buildkit_riscv64.console import size
 from buildkit_riscv64.errors import CheckError
 
 if TYPE_CHECKING:
     import pygal
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
-#: For people.
-METRICS = {
-    "seconds": "time", "cpu_seconds": "processor time", "peak_bytes": "memory",
-    "size_bytes": "size", "instructions": "instructions",
-}  # fmt: skip
 #: Drawn wide enough for a desk, and narrow enough to be read on a phone.
 _WIDTH = 380
 _LETTERS = 13
@@ -29,16 +24,6 @@ _ROW = 24
 _AROUND = 74
 #: How many percent are at the edges of a plot.
 _SCALES = (10, 20, 50, 100)
-
-
-def shown(metric: str, value: float) -> str:
-    """A value for people."""
-    match metric:
-        case "seconds" | "cpu_seconds":
-            return f"{value:.2f} s"
-        case "instructions":
-            return f"{value / 1e6:.1f} M"
-    return size(round(value))
 
 
 def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.graph.Graph:
@@ -123,26 +108,17 @@ def over_time(points: Mapping[str, Sequence[tuple[str, float]]], metric: str) ->
 
 
 def _rows(run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The table of a run."""
-    labels = [one["label"] for one in run["binaries"]]
-    compared = {(case["name"], metric): ratio for case, metric, ratio in builds.compare(run)}
-    for case in run["cases"]:
-        for number, metric in enumerate(case.get("metrics", [])):
-            ratio = compared.get((case["name"], metric))
-            yield {
-                "case": case["name"] if number == 0 else "", "description": case["description"],
-                "metric": METRICS[metric], "ratio": ratio, "verdict": ratio and ratio.verdict,
-                "count": len(case["samples"][labels[0]]),
-                "values": [
-                    shown(metric, median(builds.values(case, label, metric))) for label in labels
-                ],
-            }  # fmt: skip
+    """The table of a run; a case's name stands in its first row."""
+    before = ""
+    for row in records.rows(run):
+        case, before = row.case if row.case != before else "", row.case
+        yield {**vars(row), "case": case, "verdict": row.told[1]}
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:
     """A run, with its table and its plots."""
     by_metric: dict[str, list[tuple[str, ratios.Ratio]]] = {}
-    for case, metric, ratio in builds.compare(run):
+    for case, metric, ratio in records.compare(run):
         by_metric.setdefault(metric, []).append((case["name"], ratio))
     return {
         **run, "rows": list(_rows(run)),
@@ -163,7 +139,7 @@ def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name in names:
         for metric in ("seconds", "cpu_seconds", "size_bytes"):
             series = [
-                (run["date"], median(builds.values(case, run["binaries"][0]["label"], metric)))
+                (run["date"], median(records.values(case, run["binaries"][0]["label"], metric)))
                 for run in runs
                 for case in run["cases"]
                 if case["name"] == name and metric in case.get("metrics", [])
@@ -209,9 +185,9 @@ def write(results: Path, output: Path) -> Path:
     Raises:
         CheckError: there are no results.
     """
-    paths = sorted(results.glob(f"{builds.NAME}.*.json"))
+    paths = sorted(results.glob(f"{records.NAME}.*.json"))
     if not paths:
         raise CheckError(f"no results in {dist.shown(results)}", "run `invoke benchmark` first")
     output.mkdir(parents=True, exist_ok=True)
-    dist.write_whole(output / pages.INDEX, render([builds.load(path) for path in paths]))
+    dist.write_whole(output / pages.INDEX, render([records.load(path) for path in paths]))
     return output / pages.INDEX

@@ -7,9 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import builds, declaration
+from benchmarks import declaration, records
 from benchmarks.measure import RESULTS
-from benchmarks.page import METRICS, shown
 from buildkit_riscv64 import project
 from buildkit_riscv64.console import size
 
@@ -121,23 +120,15 @@ def _declared(case: dict[str, Any]) -> tuple[int, str]:
 
 def _run(run: dict[str, Any]) -> str:
     labels = [one["label"] for one in run["binaries"]]
-    ratios = {(case["name"], metric): ratio for case, metric, ratio in builds.compare(run)}
-    rows, skipped = [], []
-    for case in run["cases"]:
-        if "skipped" in case:
-            skipped.append(f"Not measured: {case['name']}: {case['skipped']}.")
-        for metric in case.get("metrics", []):
-            medians = [shown(metric, median(builds.values(case, one, metric))) for one in labels]
-            ratio = ratios.get((case["name"], metric))
-            told = [str(ratio), ratio.verdict] if ratio else [""] * 2
-            cells = [
-                case["name"],
-                METRICS[metric],
-                *medians,
-                *told,
-                str(len(case["samples"]["ours"])),
-            ]
-            rows.append(f"| {' | '.join(cells)} |")
+    rows = [
+        f"| {' | '.join([row.case, row.metric, *row.values, *row.told, str(row.count)])} |"
+        for row in records.rows(run)
+    ]
+    skipped = [
+        f"Not measured: {case['name']}: {case['skipped']}."
+        for case in run["cases"]
+        if "skipped" in case
+    ]
     header = ["case", "what", *labels, "ratio", "ours takes", "runs"]
     host = run["host"]
     return "\n".join(

@@ -123,16 +123,12 @@ class Side:
         return ""
 
 
-def _complete(folder: Path) -> bool:
-    return all((folder / command).is_file() for command in dist.COMMANDS)
-
-
 def _cached(name: str, make: Callable[[Path], object]) -> Path:
     """A folder with binaries in the cache; made now if it is not there."""
     place = project.cache() / "benchmark"
     final = place / name
     with locks.held(place / f".{name}.lock"):
-        if not _complete(final):
+        if not dist.has_commands(final):
             with tempfile.TemporaryDirectory(prefix=".making-", dir=place) as aside:
                 folder = Path(aside) / "bin"
                 folder.mkdir()
@@ -251,7 +247,7 @@ def against(text: str) -> Side:
     if path.is_file():
         return Side(path.name.removesuffix(".tar.gz"), _unpack(path))
     for folder in (path, path / "bin"):
-        if _complete(folder):
+        if dist.has_commands(folder):
             return Side(_label(path), folder)
     if path.exists() or "/" in text:
         raise UsageError(
@@ -280,8 +276,3 @@ def compared(text: str, folder: Path) -> list[Side]:
 
         return engine.sides(ours().binaries, folder)
     return [ours(), *([against(text)] if text else [])]
-
-
-def describe(sides: Sequence[Side]) -> list[Mapping[str, Any]]:
-    """All sides, for the results."""
-    return [side.as_json() for side in sides]

@@ -98,6 +98,11 @@ def binary(command: str) -> str:
     return f"bin/{command}"
 
 
+def has_commands(folder: Path) -> bool:
+    """True when a folder has each of BuildKit's commands."""
+    return all((folder / command).is_file() for command in COMMANDS)
+
+
 def sbom(command: str) -> str:
     """Where a command's SBOM is in a target's folder."""
     return f"{command}.cdx.json"

@@ -38,6 +38,11 @@ class Daemon:
     pid: int
 
 
+def tools() -> list[str]:
+    """The commands that it needs: to run containers and, where we are not root, for its users."""
+    return ["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"]
+
+
 @contextlib.contextmanager
 def running(binaries: Path, *, yes: bool) -> Iterator[str]:
     """Run buildkitd on a socket that only we can reach.
@@ -56,7 +61,7 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
         MissingRequirementError: there is no runc.
         BuildError: it does not start.
     """
-    apt.provide(["runc"] if os.geteuid() == 0 else ["runc", "newuidmap"], yes=yes)
+    apt.provide(tools(), yes=yes)
     state = project.cache() / "buildkitd"
     with (
         locks.held(state / ".lock", "another run uses our buildkitd; waiting for it"),

@@ -64,8 +64,7 @@ def _binaries() -> Path | None:
     folders = [dist.folder(Target.here()) / "bin"]
     if found := process.which("buildkitd"):
         folders.append(found.parent)
-    complete = (one for one in folders if all((one / name).is_file() for name in dist.COMMANDS))
-    return next(complete, None)
+    return next(filter(dist.has_commands, folders), None)
 
 
 @check("bootstrap", "buildx waits 14 seconds for the daemon of its container, and gives up.", Phase.VALIDATION)  # fmt: skip
@@ -73,8 +72,7 @@ def _bootstrap() -> Seen:
     binaries = _binaries()
     if binaries is None:
         return ok("not tried: there is no buildkitd yet")
-    needed = ["docker", "runc", *([] if os.geteuid() == 0 else ["newuidmap"])]
-    if lacking := [name for name in needed if process.which(name) is None]:
+    if lacking := [name for name in ("docker", *daemon.tools()) if process.which(name) is None]:
         return ok(f"not tried: there is no {lacking[0]}")
     began = time.monotonic()
     try:

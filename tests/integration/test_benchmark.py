@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import builds
+from benchmarks import records
 from buildkit_riscv64 import host
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import pgo
@@ -47,7 +47,7 @@ def test_a_comparison_with_itself(project: Project, upstream_target: Path, tmp_p
         )  # fmt: skip
         told = succeeded(done).json
         (path,) = (project.root / "benchmarks" / "results").iterdir()
-        kept = builds.load(path)["runs"]
+        kept = records.load(path)["runs"]
         assert len(kept) == number
     ratios = told.pop("ratios")
     assert kept[-1] == told

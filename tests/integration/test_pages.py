@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks import builds
 from benchmarks import page as benchmark
+from benchmarks import records
 from buildkit_riscv64 import dist, pages, project, schemas
 from buildkit_riscv64.automation import repository, signing
 from buildkit_riscv64.validation import evidence
@@ -98,8 +98,8 @@ def make_evidence(folder: Path) -> None:
 
 def make_benchmark(folder: Path) -> None:
     """A page of benchmarks, of two runs that are kept."""
-    (kept,) = (project.ROOT / "benchmarks" / "results").glob(f"{builds.NAME}.*.json")
-    results = builds.load(kept)
+    (kept,) = (project.ROOT / "benchmarks" / "results").glob(f"{records.NAME}.*.json")
+    results = records.load(kept)
     folder.mkdir()
     (folder / pages.INDEX).write_text(benchmark.render([{**results, "runs": results["runs"][-2:]}]))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import builds, declaration, instructions, measure, page, report
+from benchmarks import builds, declaration, instructions, measure, page, records, report
 from benchmarks.builds import Options
 from buildkit_riscv64 import binfmt, host, schemas
 from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
@@ -48,12 +48,12 @@ def run() -> dict[str, Any]:
 
 
 def test_runs_are_appended(run: dict[str, Any], tmp_path: Path) -> None:
-    path = builds.keep(run, tmp_path)
+    path = records.keep(run, tmp_path)
     facts = host.facts()
     assert path.name == f"builds.linux-{facts.arch}.{facts.execution}.json"
-    first = builds.load(path)["runs"]
+    first = records.load(path)["runs"]
     later = {**run, "date": "2026-11-26T00:00:00Z"}
-    assert builds.load(builds.keep(later, tmp_path))["runs"] == [*first, later]
+    assert records.load(records.keep(later, tmp_path))["runs"] == [*first, later]
 
 
 def changed(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
@@ -81,14 +81,14 @@ def changed(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
     ],
 )  # fmt: skip
 def test_the_schema(run: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
-    path = builds.keep(run, tmp_path)
+    path = records.keep(run, tmp_path)
     results = json.loads(path.read_text())
     assert schemas.objection(results, schemas.BENCHMARK) == ""
     change(results)
     assert schemas.objection(results, schemas.BENCHMARK)
     path.write_text(json.dumps(results))
     with pytest.raises(CheckError, match="cannot use"):
-        builds.keep(run, tmp_path)
+        records.keep(run, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
@@ -96,28 +96,28 @@ def test_results_that_are_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "builds.x.json"
     path.write_text(text)
     with pytest.raises(CheckError, match="cannot use"):
-        builds.load(path)
+        records.load(path)
 
 
 def test_what_cannot_be_kept_is_not(run: dict[str, Any], tmp_path: Path) -> None:
-    path = builds.keep(run, tmp_path)
+    path = records.keep(run, tmp_path)
     before = path.read_bytes()
     with pytest.raises(CheckError, match="cannot be kept"):
-        builds.keep({**run, "load": -1}, tmp_path)
+        records.keep({**run, "load": -1}, tmp_path)
     assert path.read_bytes() == before
 
 
 def test_kept_results_are_good() -> None:
     for path in measure.RESULTS.glob("builds.*.json"):
-        builds.load(path)
+        records.load(path)
 
 
 def test_compared(run: dict[str, Any]) -> None:
-    seen = {(case["name"], metric): ratio for case, metric, ratio in builds.compare(run)}
+    seen = {(case["name"], metric): ratio for case, metric, ratio in records.compare(run)}
     assert seen.keys() == {("simple", "seconds"), ("simple", "peak_bytes")}
     assert seen["simple", "seconds"].verdict == "less"
     assert seen["simple", "peak_bytes"].verdict == "none shown"
-    assert not list(builds.compare(a_run(a_case("simple", [1.0]), labels=("ours",))))
+    assert not list(records.compare(a_run(a_case("simple", [1.0]), labels=("ours",))))
 
 
 # The report.
@@ -139,8 +139,8 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_is_self_contained(run: dict[str, Any], tmp_path: Path) -> None:
     results = tmp_path / "results"
-    builds.keep(run, results)
-    builds.keep({**run, "date": "2026-11-26T00:00:00Z"}, results)
+    records.keep(run, results)
+    records.keep({**run, "date": "2026-11-26T00:00:00Z"}, results)
     text = page.write(results, tmp_path / "output").read_text()
     seen = Page()
     seen.feed(text)
@@ -164,7 +164,7 @@ def test_the_page_believes_nothing(tmp_path: Path) -> None:
     run["cases"][0]["samples"] = {bad: run["cases"][0]["samples"].pop("ours")}
     run["cases"][0]["description"] = f'"{bad}'
     run["host"]["kernel"] = run["binaries"][0]["version"] = bad
-    builds.keep(run, tmp_path)
+    records.keep(run, tmp_path)
     seen = Page()
     seen.feed(page.write(tmp_path, tmp_path / "output").read_text())
     assert "img" not in seen.tags
