@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import Case, Sample, checkout, in_turns, keep, run
+from benchmarks.measure import Case, Sample, in_turns, keep, run
 from buildkit_riscv64 import dist, pins
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries import source as sources
 from buildkit_riscv64.binaries import toolchain
+from tests.integration.miniature import copy_checkout
 
 MIB = 1 << 20
 
@@ -33,7 +34,8 @@ class Bench:
         sources.prepare(self.source, self.go)
         self.cache = folder / "cache"
         self.output = folder / "plain"
-        self.checkout = checkout(folder / "checkout")
+        self.checkout = folder / "checkout"
+        copy_checkout(self.checkout)
         self.empty = folder / "empty"
         self.empty.mkdir()
         (self.empty / "tasks.py").write_text(

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import Case, Sample, checkout, in_turns, keep, run
+from benchmarks.measure import Case, Sample, in_turns, keep, run
 from buildkit_riscv64 import debian, dist, process, project
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.image import check, daemon, layout
 from buildkit_riscv64.image.variants import Variant
+from tests.integration.miniature import copy_checkout
 
 #: As in Debian's own: https://github.com/debuerreotype/debuerreotype, slimify-excludes.
 SLIM = ("doc/*", "info/*", "linda/*", "lintian/overrides/*", "locale/*", "man/*")
@@ -105,7 +106,8 @@ def sizes(ours: dict[Variant, layout.Image], theirs: dict[Variant, layout.Image]
 
 def times(folder: Path) -> list[Case]:
     """Building, and from `docker run` to an answer where there is a docker engine."""
-    copy = checkout(folder / "checkout")
+    copy = folder / "checkout"
+    copy_checkout(copy)
     target = dist.folder(Target.here())
     (copy / "dist").mkdir()
     process.run(["cp", "-a", target, copy / "dist"])
@@ -127,7 +129,7 @@ def times(folder: Path) -> list[Case]:
         in_turns(nothing, 3, {"ours": build}),
     ]
     if process.which("docker") and process.probe(["docker", "version"]).ok:
-        name = build_name(copy, env)
+        name = loaded(copy, env)
         started = Case(
             name="start", description="from `docker run` to `buildctl debug workers` answering"
         )
@@ -135,8 +137,8 @@ def times(folder: Path) -> list[Case]:
     return cases
 
 
-def build_name(copy: Path, env: dict[str, str]) -> str:
-    """Have docker load the image; its name there."""
+def loaded(copy: Path, env: dict[str, str]) -> str:
+    """The name of the image in docker, once it is loaded."""
     run([sys.executable, "-m", "invoke", "build-image", "--engine=buildkit", "--load"], copy, env)
     version = dist.load(dist.folder(Target.here())).manifest["version"]
     return f"buildkit-riscv64:{version}"

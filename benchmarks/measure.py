@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from buildkit_riscv64 import host, process, project
+from buildkit_riscv64 import host, process
 from buildkit_riscv64.console import say
 
 RESULTS = Path(__file__).parent / "results"
@@ -115,19 +114,6 @@ def in_turns(case: Case, count: int, ways: Mapping[str, Callable[[], Sample]]) -
             case.samples.setdefault(way, []).append(sample)
             say(f"{case.name} {number + 1}/{count} {way}: {sample.seconds:.2f} s")
     return case
-
-
-def checkout(folder: Path) -> Path:
-    """A copy of this checkout's files, so that a benchmark leaves `dist/` alone."""
-    listed = process.read(
-        ["git", "-C", project.ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    )
-    for name in filter(None, listed.split("\0")):
-        source = project.ROOT / name
-        if source.is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, folder / name)
-    return folder
 
 
 def keep(name: str, cases: Sequence[Case], execution: str = "") -> Path:
