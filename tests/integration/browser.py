@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 DESK = (1280, 900)
 PHONE = (390, 844)
 
-# What is neither on the screen nor in something that one can scroll.
+# What is neither on the screen nor in something that one can scroll: a table, but no whole page.
 _CUT_OFF = """
 () => {
   const scrolls = node => {
-    for (let up = node.parentElement; up; up = up.parentElement)
+    for (let up = node.parentElement; up && !up.querySelector("h1"); up = up.parentElement)
       if (["auto", "scroll"].includes(getComputedStyle(up).overflowX)) return true;
     return false;
   };
-  return [...document.querySelectorAll("main *, header *, footer *")]
-    .filter(node => node.checkVisibility() && !node.closest("aside"))
-    .filter(node => node.getBoundingClientRect().right > innerWidth + 1 && !scrolls(node))
+  const outside = node => node.getBoundingClientRect().right > innerWidth + 1 && !scrolls(node);
+  const clipped = node => ["hidden", "clip"].includes(getComputedStyle(node).overflowX)
+    && node.scrollWidth > node.clientWidth + 1;
+  return [...document.querySelectorAll("main *, [role=main] *, header *, footer *")]
+    .filter(node => node.checkVisibility() && !node.closest("aside, .visually-hidden"))
+    .filter(node => outside(node) || clipped(node))
     .map(node => node.outerHTML.slice(0, 200));
 }
 """

@@ -184,6 +184,7 @@ def test_a_scenario_opens_and_closes_on_a_click(root: Path, visit: Open) -> None
     title = page.locator("details", has=where).locator("summary")
     assert not where.is_visible()
     title.click()
+    assert where.is_visible()
     assert "test_20[dockerfile]" in where.inner_text()
     title.click()
     assert not where.is_visible()
