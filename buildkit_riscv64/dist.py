@@ -358,6 +358,31 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def _owner(path: Path) -> tuple[int, int]:
+    """Whose a folder or file is: user and group."""
+    status = path.stat()
+    return status.st_uid, status.st_gid
+
+
+def _give(path: Path) -> None:
+    """As root, give what was made to whoever owns the folder that it is in.
+
+    Validation has to be root. What it makes in somebody's checkout is not to stand in
+    the way of what they do there next.
+    """
+    user, group = _owner(path.parent)
+    if os.geteuid() == 0 and user != 0:
+        for made in (path, *path.rglob("*")):
+            os.chown(made, user, group, follow_symlinks=False)
+
+
+def _make(folder: Path) -> None:
+    """Have a folder, owned as the one that it is in."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _give(folder)
+
+
 def _exchange(new: Path, old: Path) -> None:
     """Put `new` in the place of `old` and `old` in the place of `new`, in one step.
 
@@ -397,8 +422,10 @@ def lock(target: Target, dist: Path | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(name: str, dist: Path) -> Iterator[None]:
     try:
-        dist.mkdir(parents=True, exist_ok=True)
-        handle = os.open(dist / f".{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _make(dist)
+        file = dist / f".{name}.lock"
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _give(file)
     except OSError as error:
         raise storage_error(error, dist) from error
     try:
@@ -470,7 +497,7 @@ def _emptied(leftovers: tuple[Path, Path]) -> Iterator[Path]:
     try:
         for path in leftovers:
             _remove(path)
-        stage.mkdir()
+        _make(stage)
     except OSError as error:
         raise storage_error(error, stage.parent) from error
     try:
@@ -538,7 +565,7 @@ def publish_part(stage: Path, target: Target, part: str) -> Artifacts:
         StorageError: it could not be put in place.
     """
     final = folder(target) / part
-    final.parent.mkdir(parents=True, exist_ok=True)
+    _make(final.parent)
     return _put(stage, final)
 
 
@@ -553,6 +580,7 @@ def publish_repository(stage: Path) -> Artifacts:
 
 def _put(stage: Path, final: Path) -> Artifacts:
     try:
+        _give(stage)
         if final.exists():
             _exchange(stage, final)
         else:

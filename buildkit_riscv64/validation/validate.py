@@ -224,6 +224,7 @@ def environment(options: Options, workshop: Path) -> dict[str, str]:
     return {
         **{name: value for name, value in ours.items() if name not in _UNWANTED},
         "PYTHONDONTWRITEBYTECODE": "1",
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(workshop / "hypothesis"),
         "TMPDIR": str(workshop),
         "BUILDKIT_VALIDATION_FOLDER": str(workshop),
         "BUILDKIT_VALIDATION_DIST": str(project.DIST),

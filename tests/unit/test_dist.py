@@ -343,6 +343,31 @@ def test_no_evidence_and_garbage_name_the_command_that_makes_it(place: Path) -> 
     assert garbage.value.hint == "run `invoke validate` to make it anew"
 
 
+# Whose it is.
+
+
+@pytest.mark.parametrize(("us", "owner", "all_given"), [(0, 1000, True), (0, 0, False), (1000, 1000, False)])  # fmt: skip
+def test_what_root_makes_is_for_whoever_owns_the_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch, us: int, owner: int, *, all_given: bool
+) -> None:
+    given: set[Path] = set()
+
+    def chown(path: Path, user: int, group: int, *, follow_symlinks: bool) -> None:
+        assert (user, group, follow_symlinks) == (owner, 50, False)
+        given.add(path)
+
+    monkeypatch.setattr(os, "geteuid", lambda: us)
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(dist, "_owner", lambda _path: (owner, 50))
+    dist.folder(TARGET).mkdir()
+    final = dist.image_folder(TARGET, "root")
+    with dist.lock(TARGET), dist.staging(TARGET, part=f"{dist.IMAGE}/root") as stage:
+        write(stage, {dist.MANIFEST: "{}", "layout/one": ""})
+        made = {place / ".linux-riscv64.lock", final.parent, stage, *stage.rglob("*")}
+        dist.publish_part(stage, TARGET, f"{dist.IMAGE}/root")
+    assert given == (made if all_given else set())
+
+
 # Locks.
 
 

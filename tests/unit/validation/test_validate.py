@@ -105,6 +105,7 @@ def test_the_environment(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
     monkeypatch.setenv("ANYTHING", "else")
     seen = environment(options(online=True), Path("/work"))
+    assert seen["HYPOTHESIS_STORAGE_DIRECTORY"] == "/work/hypothesis"
     assert "PYTEST_ADDOPTS" not in seen
     assert seen["ANYTHING"] == "else"
     assert seen["BUILDKIT_VALIDATION_DIST"] == str(project.DIST)
