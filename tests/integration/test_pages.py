@@ -48,8 +48,6 @@ PAGES = [
     "site/index.html", "site/packages.html", "site/reference/commands.html", "site/search.html?q=buildx",
     "evidence/index.html", "benchmark/index.html", "repository/index.html", "trial/index.html",
 ]  # fmt: skip
-#: The widest tables, and definitions.
-WIDE = ["site/benchmarks.html", "site/exit-codes.html", "site/reference/configuration.html"]
 #: What axe has against Sphinx and its theme, not against what we write: the roles of captions
 #: in the menu, and what can be scrolled, which browsers themselves let one focus by now.
 THEIRS = (
@@ -161,12 +159,22 @@ def test_it_is_whole_and_alone(root: Path, visit: Open, name: str) -> None:
     assert tab.asked == []
 
 
-@pytest.mark.parametrize("name", [*PAGES, *WIDE])
+@pytest.mark.parametrize("name", PAGES)
 def test_it_fits_a_phone(root: Path, visit: Open, name: str) -> None:
     tab = visit(on_disk(root, name), PHONE)
     tab.unfold()
     assert tab.width() == PHONE[0]
     assert tab.cut_off() == []
+
+
+def test_all_of_the_site_fits_a_phone(root: Path, visit: Open) -> None:
+    tab = visit(on_disk(root, "site/index.html"), PHONE)
+    found = [page.relative_to(root) for page in (root / "site").rglob("*.html")]
+    assert len(found) > 20
+    for name in found:
+        tab.page.goto(on_disk(root, str(name)))
+        assert (name, tab.width(), tab.cut_off()) == (name, PHONE[0], [])
+    assert (tab.said, tab.asked) == ([], [])
 
 
 @pytest.mark.parametrize(("screen", "scheme"), [(DESK, "light"), (PHONE, "dark")])
