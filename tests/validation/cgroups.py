@@ -8,10 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..processes import eventually
+from .scenario import not_proven
 
 MOUNT = Path("/sys/fs/cgroup")
 #: The version that this host has; a hybrid one has its limits in version 1.
 VERSION = 2 if (MOUNT / "cgroup.controllers").exists() else 1
+
+
+def require(*controllers: str) -> None:
+    """End a scenario on a host whose control groups lack a controller, as some kernels' do."""
+    if VERSION == 2:
+        lacking = set(controllers) - set((MOUNT / "cgroup.controllers").read_text().split())
+        if lacking:
+            not_proven(
+                f"the control groups of this machine do not limit {', '.join(sorted(lacking))}"
+            )
 
 
 class Cgroup:
@@ -84,6 +95,7 @@ class Cgroup:
 @contextlib.contextmanager
 def cgroup(pids: int, memory: int = 0) -> Iterator[Cgroup]:
     """A group with limits, removed afterwards."""
+    require("pids", "memory")
     made = Cgroup(f"validation-{secrets.token_hex(4)}", pids, memory)
     try:
         yield made

@@ -13,6 +13,7 @@ from buildkit_riscv64.arch import Platform
 from ...integration.registry import Registry
 from ...processes import eventually
 from ..bases import BaseImage
+from ..cgroups import require
 from ..conftest import NewContext
 from ..daemon import BOUND
 from ..scenario import not_proven
@@ -194,6 +195,7 @@ def test_remove(client: Docker, base: BaseImage, new_context: NewContext) -> Non
 
 def test_driver_options(client: Docker) -> None:
     """--driver-opt: environment, network, and limits that hold in the container"""
+    require("memory", "cpu")
     options = ["network=host", "env.GREETING=hello", "memory=300m", "cpu-period=100000", "cpu-quota=150000"]  # fmt: skip
     with client.builder("--bootstrap", *(f"--driver-opt={option}" for option in options)) as name:
         ours = client.inspect("container", container(name))
