@@ -16,19 +16,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..loopback import free_port
 from .miniature import Project, script
 
 NAME = "board"
 SSHD = Path("/usr/sbin/sshd")
 #: For a machine that is slow and busy; what passes never waits so long.
 BOUND = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def key(path: Path) -> Path:

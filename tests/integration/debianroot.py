@@ -9,13 +9,10 @@ first process, with control groups and a network of its own.
 from __future__ import annotations
 
 import contextlib
-import functools
-import http.server
 import os
 import platform
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,22 +222,3 @@ def debian_root() -> Iterator[Root]:
         root = Path(folder) / "root"
         subprocess.run(["cp", "--archive", "--reflink=auto", template, root], check=True)
         yield Root(root)
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A folder served over HTTP on loopback; its address."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()

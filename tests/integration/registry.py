@@ -15,20 +15,14 @@ from pathlib import Path
 
 from buildkit_riscv64 import process
 
+from ..loopback import LOOPBACK, free_port
 from ..processes import eventually
 from . import dockerd
 
 #: Who may use a registry that asks, and what `htpasswd -Bbn` makes of it.
 USERNAME, PASSWORD = "publisher", "correct-horse-battery"
 _HTPASSWD = f"{USERNAME}:$2y$04$XER4vKkd1dt80B2HDA0xTuJWTGlsqH3pde5AMAI6X0muvNPOq1EK2\n"
-LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Registry:

@@ -19,8 +19,9 @@ from buildkit_riscv64 import dist, process
 from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.automation import signing
 
+from ..loopback import serving
 from ..processes import eventually
-from .debianroot import Root, debian_root, served
+from .debianroot import Root, debian_root
 from .keys import Keyring
 from .miniature import Project, copy_checkout, remove, script, succeeded
 
@@ -276,7 +277,7 @@ def test_pages_have_every_option(binaries: Path, command: str, page: str) -> Non
 
 
 def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
-    with served(made.first) as url:
+    with serving(made.first) as url:
         use(root, made.first, url)
         apt(root, "update")
         said = apt(root, "install", "buildkit", "buildkit-rootless")
@@ -308,7 +309,7 @@ def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
     root.write("/etc/buildkit/buildkitd.toml", edited)
 
     # A new revision comes.
-    with served(made.second) as url:
+    with serving(made.second) as url:
         use(root, made.second, url)
         apt(root, "update")
         apt(root, "upgrade")
@@ -531,7 +532,7 @@ def test_apt_refuses_a_tampered_repository(
 ) -> None:  # fmt: skip
     repository = Path(shutil.copytree(made.first, tmp_path / "repository"))
     tamper(repository)
-    with served(repository) as url:
+    with serving(repository) as url:
         use(shared_root, repository, url)
         quiet = ("apt-get", "--quiet", "--yes", "-o", "APT::Update::Error-Mode=any")
         if step == "install":
@@ -545,7 +546,7 @@ def test_apt_refuses_a_tampered_repository(
 
 
 def test_apt_refuses_another_s_key(made: Made, shared_root: Root) -> None:
-    with served(made.first) as url:
+    with serving(made.first) as url:
         use(shared_root, made.first, url, key=made.public)
         done = shared_root.attempt("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
     assert done.code == 100
@@ -559,7 +560,7 @@ def test_apt_refuses_another_s_key(made: Made, shared_root: Root) -> None:
 def installed(made: Made) -> Iterator[Root]:
     """A Debian with the packages, for tests that leave it as it is."""
     with debian_root() as root:
-        with served(made.first) as url:
+        with serving(made.first) as url:
             use(root, made.first, url)
             apt(root, "update")
             apt(root, "install", "buildkit", "buildkit-rootless")
@@ -744,7 +745,7 @@ def dnf(root: Root, tmp_path: Path, stand_in: Path) -> Dnf:
 
 def test_life_by_dnf(made: Made, dnf: Dnf) -> None:
     root = dnf.root
-    with served(made.first) as url:
+    with serving(made.first) as url:
         done = dnf.attempt(made.first, url, "install", "buildkit", "buildkit-rootless")
         assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((made.packages / "manifest.json").read_text())
@@ -758,7 +759,7 @@ def test_life_by_dnf(made: Made, dnf: Dnf) -> None:
     root.write("/etc/buildkit/buildkitd.toml", edited)
     root.write("/var/lib/buildkit/buildkitd.lock", "")
 
-    with served(made.second) as url:
+    with serving(made.second) as url:
         done = dnf.attempt(made.second, url, "upgrade")
         assert done.returncode == 0, done.stdout + done.stderr
         assert dnf.rpm("--query", "--queryformat=%{RELEASE}", "buildkit") == "2"
@@ -807,7 +808,7 @@ def test_dnf_refuses_a_tampered_repository(
 ) -> None:
     repository = Path(shutil.copytree(made.first, tmp_path / "repository"))
     tamper(repository)
-    with served(repository) as url:
+    with serving(repository) as url:
         done = dnf.attempt(repository, url, "install", "buildkit")
     assert done.returncode == 1
     assert re.search(reason, done.stdout + done.stderr), done.stdout + done.stderr
@@ -815,7 +816,7 @@ def test_dnf_refuses_a_tampered_repository(
 
 
 def test_dnf_refuses_another_s_key(made: Made, dnf: Dnf) -> None:
-    with served(made.first) as url:
+    with serving(made.first) as url:
         done = dnf.attempt(made.first, url, "install", "buildkit", key=made.public)
     assert done.returncode == 1
     assert re.search("(?i)gpg|signature|key", done.stdout + done.stderr), done.stderr

@@ -20,18 +20,10 @@ import pytest
 from buildkit_riscv64 import dist
 from buildkit_riscv64.image import layout
 
+from ..loopback import LOOPBACK, free_port
 from ..unit.making_images import make_image
 from .miniature import Done, Project, copy_checkout, isolated, path_with, refused, script, succeeded
-from .registry import (
-    PASSWORD,
-    USERNAME,
-    Accident,
-    Registry,
-    Road,
-    free_port,
-    road_to,
-    running,
-)
+from .registry import PASSWORD, USERNAME, Accident, Registry, Road, road_to, running
 
 pytestmark = pytest.mark.integration
 
@@ -302,7 +294,7 @@ def test_a_password_is_seen_by_nobody(publisher: Project, closed: Registry, tmp_
 def test_a_registry_that_is_not_there(publisher: Project) -> None:
     make_image(publisher.dist)
     started = time.monotonic()
-    refused(push(publisher, f"127.0.0.1:{free_port()}"), 10, "cannot be reached", "refused")
+    refused(push(publisher, f"{LOOPBACK}:{free_port()}"), 10, "cannot be reached", "refused")
     refused(push(publisher, "registry.invalid"), 10, "registry.invalid cannot be reached")
     assert time.monotonic() - started < 30
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..integration.registry import LOOPBACK
+from ..loopback import LOOPBACK
 from ..processes import alive, eventually
 from .daemon import BOUND
 

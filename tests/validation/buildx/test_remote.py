@@ -12,7 +12,8 @@ from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.image import certs
 
 from ...integration import dockerd
-from ...integration.registry import LOOPBACK, Registry, free_port
+from ...integration.registry import Registry
+from ...loopback import LOOPBACK, free_port
 from ..bases import BaseImage
 from ..conftest import NewContext
 from ..daemon import Daemon, Ended, NewDaemon

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.server
 import subprocess
 import tarfile
-import threading
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +11,6 @@ from typing import Any
 from buildkit_riscv64.image import layout
 from buildkit_riscv64.image.layout import Image
 
-from ...integration.registry import LOOPBACK
 from ..bases import BaseImage
 from ..daemon import Daemon, Ended
 
@@ -102,20 +96,3 @@ def contents(blob: Path) -> dict[str, bytes]:
             for member in archive
             if (member.isreg() or member.islnk()) and (reader := archive.extractfile(member))
         }
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A folder served by HTTP on the loopback; the address."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://{LOOPBACK}:{server.server_port}"
-        finally:
-            server.shutdown()

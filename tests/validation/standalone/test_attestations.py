@@ -12,10 +12,11 @@ from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.image import layout
 
 from ...integration.registry import Registry
+from ...loopback import serving
 from ..bases import BaseImage
 from ..conftest import NewContext
 from ..daemon import run
-from .results import Builder, contents, serving, text
+from .results import Builder, contents, text
 
 IN_TOTO = "application/vnd.in-toto+json"
 PROVENANCE = "https://slsa.dev/provenance/v1"

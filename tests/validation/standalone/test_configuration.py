@@ -15,7 +15,8 @@ import pytest
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.image import certs
 
-from ...integration.registry import LOOPBACK, Registry, free_port
+from ...integration.registry import Registry
+from ...loopback import LOOPBACK, free_port
 from ...processes import eventually
 from ..bases import BaseImage
 from ..conftest import NewContext

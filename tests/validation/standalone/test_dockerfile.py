@@ -19,12 +19,12 @@ from buildkit_riscv64 import process
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.image import layout
 
-from ...integration.registry import LOOPBACK, free_port
+from ...loopback import LOOPBACK, free_port, serving
 from ...processes import eventually
 from ..bases import BaseImage
 from ..conftest import NewContext
 from ..daemon import NewDaemon, run
-from .results import ONLY_OUT, Builder, contents, decompressed, serving, text
+from .results import ONLY_OUT, Builder, contents, decompressed, text
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64"}
 

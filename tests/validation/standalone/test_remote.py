@@ -11,7 +11,7 @@ import pytest
 
 from buildkit_riscv64.image import certs
 
-from ...integration.registry import LOOPBACK, free_port
+from ...loopback import LOOPBACK, free_port
 from ..bases import BaseImage
 from ..conftest import NewContext
 from ..daemon import Daemon, Ended, NewDaemon, run
