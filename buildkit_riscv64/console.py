@@ -128,10 +128,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = 
     if not console.is_terminal:
         console.width = 200
     colours: dict[str, str] = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
-    shown = Table(*header, box=SIMPLE)
+    # Two spaces between columns, and none around them: what is here fits 80 columns.
+    shown = Table(*header, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for row in rows:
         shown.add_row(*(Text(cell, style=colours.get(cell, ""), overflow="fold") for cell in row))
     console.print(shown)
+    console.print()
     if title:
         step_summary(title, header, rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import dist, host, pages
+from .. import dist, pages
 from ..console import count, duration, emit_json, say, size, step_summary, table, warn
 from . import chain, pinned, release, repository, status, track
 
@@ -13,13 +13,19 @@ _CHAIN = ("phase", "", "version", "made on", "when", "sha256")
 
 def _made_on(link: chain.Link) -> str:
     facts = link.manifest.get("host")
-    return f"{facts['distribution']}, {host.executed(facts)}" if facts else ""
+    return f"{facts['arch']}, {facts['execution']}" if facts else ""
 
 
-def _hashes(link: chain.Link) -> str:
-    """As many as one knows them by, short."""
-    found = [sha256.removeprefix("sha256:")[:12] for sha256 in status.identity(link).values()]
-    return " ".join(found[:2]) + (f" +{len(found) - 2}" if len(found) > 2 else "")
+def _hash(link: chain.Link) -> str:
+    """The one that tells best, short: of binaries that which validation names, too."""
+    known = status.identity(link)
+    sha256 = known.get(dist.binary("buildkitd")) or next(iter(known.values()), "")
+    return sha256.removeprefix("sha256:")[:8]
+
+
+def _when(moment: str | None) -> str:
+    """To the minute, for people."""
+    return (moment or "")[:16].replace("T", " ")
 
 
 def chains(found: Sequence[status.Chain], *, json: bool) -> None:
@@ -33,7 +39,7 @@ def chains(found: Sequence[status.Chain], *, json: bool) -> None:
             facts = status.facts(link)
             rows.append((
                 link.name, link.state, facts["version"] or "", _made_on(link),
-                facts["finished"] or "", _hashes(link),
+                _when(facts["finished"]), _hash(link),
             ))  # fmt: skip
         table(_CHAIN, rows, title=one.target.name)
         for link in one.links:

@@ -59,7 +59,7 @@ def _summary(found: dist.Artifacts) -> None:
     rows = _rows(document)
     table(_HEADER, rows, title=_title(document))
     for name, one in _all(document, Outcome.FAILED):
-        say(f"FAILED {name}: {page.why(one)}")
+        say(f"FAILED {name}\n    {page.why(one)}")
     say(f"{_title(document)}, {document['finished']}")
     if reasons := evidence.complete(found):
         say("no release may be gated on it:")
@@ -100,7 +100,7 @@ def shown(found: dist.Artifacts, *, json: bool) -> None:
     if json:
         emit_json({**found.manifest, "incomplete": evidence.complete(found)})
     for name, one in _all(found.manifest, Outcome.NOT_PROVEN):
-        say(f"not proven {name}: {one['reason']}")
+        say(f"not proven {name}\n    {one['reason']}")
     _summary(found)
 
 

@@ -159,3 +159,21 @@ def test_what_is_in_a_cell_stays_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     console.step_summary("Title", ("a",), [("1 | 2\n| 3 |",)])
     assert page.read_text().splitlines()[4] == r"| 1 \| 2 \| 3 \| |"
+
+
+def test_a_table_is_as_narrow_as_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(("phase", "state"), [("binaries", "done"), ("image", "")])
+    lines = [line.rstrip() for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["phase     state", "─" * 15, "binaries  done", "image", ""]
+
+
+def test_there_are_colours_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    console.table(("", "state"), [("x", "FAIL")])
+    assert "\x1b" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    console.table(("", "state"), [("x", "FAIL")])
+    assert "\x1b[31mFAIL" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.table(("", "state"), [("x", "FAIL")])
+    assert "\x1b[31m" not in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_what_identifies_each_phase(releasable: Path) -> None:
     assert told["packages"]["sha256"].keys() == {"buildkit_0.32.2-1_riscv64.deb"}
     assert told["binaries"]["execution"] == "native"
     assert told["binaries"]["arch"] == "riscv64"
+
+
+def test_a_terminal_of_80_columns_has_room_for_it(releasable: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    report.chains(status.chains(""), json=False)
+    _, *rows = (line.rstrip() for line in capsys.readouterr().err.partition("\n\n")[0].splitlines())
+    assert max(map(len, rows)) <= 80
+    daemon = dist.sha256(releasable / dist.binary("buildkitd"))[:8]
+    for name in ("binaries", "validation"):
+        (row,) = (row for row in rows if row.startswith(name))
+        assert re.fullmatch(
+            rf"{name} +done  v0\.32\.2  riscv64, native +20\d\d-\d\d-\d\d \d\d:\d\d  {daemon}", row
+        )
 
 
 def test_every_target(releasable: Path) -> None:

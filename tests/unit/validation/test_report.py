@@ -57,7 +57,7 @@ def test_what_failed_is_named(publish: Publish, capsys: pytest.CaptureFixture[st
     assert caught.value.hint == "read dist/linux-riscv64/evidence/index.html"
     said = capsys.readouterr().err
     for name in ("test_a", "test_b"):
-        assert f"FAILED buildx/life: The title of {name}: AssertionError: no\n" in said
+        assert f"FAILED buildx/life: The title of {name}\n    AssertionError: no\n" in said
 
 
 def test_what_failed_before_is_told_and_no_failure_of_now(publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
@@ -84,7 +84,7 @@ def test_showing(publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
     report.shown(found, json=True)
     said = capsys.readouterr()
     assert json.loads(said.out)["incomplete"][0].startswith("suite standalone has run only in part")
-    assert "not proven standalone/life: The title of test_b: another kernel would\n" in said.err
+    assert "not proven standalone/life: The title of test_b\n    another kernel would\n" in said.err
     assert "no release may be gated on it:\n" in said.err
     assert "in part: x" in said.err
 
