@@ -33,12 +33,12 @@ def benchmark(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Measure what is in dist/ on real daemons, alone or in turns with other binaries.
+    """Measure what is in dist/ on real daemons, alone or beside other binaries.
 
-    Appends the samples to benchmarks/results/, with the machine and how it executes, and
-    makes a report with plots of all that is kept there: dist/benchmark/index.html.
-    Ratios are medians of pairs with a 95 % bootstrap interval. docs/benchmarks.md
-    says what was found so far.
+    Appends the samples to benchmarks/results/, with the machine and how it
+    executes, and makes a report with plots of all that is kept there:
+    dist/benchmark/index.html. Ratios are medians of pairs with a 95 % bootstrap
+    interval. docs/benchmarks.md says what was found so far.
     """
     from benchmarks import builds
     from buildkit_riscv64 import config

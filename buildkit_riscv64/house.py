@@ -52,11 +52,12 @@ def test(context: Any, session: str = "", yes: bool = False) -> None:
     """Run the project's tests: format, lint, types, unit and integration tests.
 
     The integration tests compile the real upstream from nothing and boot an
-    emulated riscv64 machine, and then everything is validated: forty minutes on a laptop,
-    longer on a board, which has nothing to emulate. `--session unit` takes seconds.
-    What is missing is installed: apt-utils, chromium-headless-shell, cpio, createrepo-c, dnf,
-    gcc, gh, git, gnupg, iptables, libseccomp, lintian, make, mmdebstrap, openssl, pkg-config,
-    procps, rpm, rpmlint, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
+    emulated riscv64 machine, and then everything is validated: forty minutes on a
+    laptop, longer on a board, which has nothing to emulate. `--session unit`
+    takes seconds. What is missing is installed: apt-utils,
+    chromium-headless-shell, cpio, createrepo-c, dnf, gcc, gh, git, gnupg,
+    iptables, libseccomp, lintian, make, mmdebstrap, openssl, pkg-config, procps,
+    rpm, rpmlint, rsync, runc, skopeo, uidmap, umoci, xz and an ssh server.
     """
     import sys
 

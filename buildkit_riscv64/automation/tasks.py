@@ -17,11 +17,11 @@ _REPOSITORY = "Ours on GitHub, as OWNER/NAME. Default: GITHUB_REPOSITORY."
     }
 )
 def status(context: Any, target: str = "", json: bool = False) -> None:
-    """Show the chain: binaries, images, validation, packages, and what blocks a release.
+    """Show the chain, from binaries to packages, and what blocks a release.
 
-    Tells of each phase whether it is done, of which version, on what machine, with which
-    hashes; why the next phase refuses it, if it does; and the command that gets further.
-    Looks at dist/ alone, and changes nothing.
+    Tells of each phase whether it is done, of which version, on what machine,
+    with which hashes; why the next phase refuses it, if it does; and the command
+    that gets further. Looks at dist/ alone, and changes nothing.
     """
     from . import report
     from .status import chains
@@ -53,16 +53,17 @@ def release(
 ) -> None:
     """Publish what was built and proved, as a release on GitHub; or say why not.
 
-    Gathers programs, packages, images, bills of materials, provenance, evidence and
-    benchmarks, writes sums, signature and notes, and has `gh release` publish them,
-    complete or not at all. Refuses what is not riscv64, not compiled natively, of other
-    bytes on another machine, or not wholly proved, and a version that was released with
-    other bytes. Releasing the same again does nothing.
+    Gathers programs, packages, images, bills of materials, provenance, evidence
+    and benchmarks, writes sums, signature and notes, and has `gh release` publish
+    them, complete or not at all. Refuses what is not riscv64, not compiled
+    natively, of other bytes on another machine, or not wholly proved, and a
+    version that was released with other bytes. Releasing the same again does
+    nothing.
 
     `invoke --dry release` shows all of it, and publishes nothing.
 
-    The token is taken from GH_TOKEN or GITHUB_TOKEN. Exit code 7: refused; 8: released
-    with other bytes.
+    The token is taken from GH_TOKEN or GITHUB_TOKEN. Exit code 7: refused; 8:
+    released with other bytes.
     """
     from .. import config
     from . import report
@@ -84,20 +85,21 @@ def release(
     }
 )
 def track_releases(context: Any, repository: str = "", json: bool = False) -> None:
-    """Look for a new release upstream, and do what follows: pins, pull request, build, issue.
+    """Look for a new release upstream, and do what follows: pins, build, issue.
 
-    Compares upstream's newest stable release with the pinned one. If it is newer: opens one
-    issue about it, makes a branch with what `invoke source.update` changes, opens a pull
-    request of that, and starts the build of it. Closes the issue when our release is there,
-    or when a newer one of upstream's has come. Also tells which other pins are behind: Go,
-    Debian, and the actions of workflows.
+    Compares upstream's newest stable release with the pinned one. If it is newer:
+    opens one issue about it, makes a branch with what `invoke source.update`
+    changes, opens a pull request of that, and starts the build of it. Closes the
+    issue when our release is there, or when a newer one of upstream's has come.
+    Also tells which other pins are behind: Go, Debian, and the actions of
+    workflows.
 
-    Does nothing that was done before, also when it runs twice at once. Changes nothing in
-    this checkout, which has to be the default branch as it is on GitHub.
-    `invoke track-releases --dry` only asks, and says what would be done.
+    Does nothing that was done before, also when it runs twice at once. Changes
+    nothing in this checkout, which has to be the default branch as it is on
+    GitHub. `invoke track-releases --dry` only asks, and says what would be done.
 
-    The token is taken from GH_TOKEN or GITHUB_TOKEN. Exit code 10: GitHub does not answer,
-    or not to us; 11: another run is at it.
+    The token is taken from GH_TOKEN or GITHUB_TOKEN. Exit code 10: GitHub does
+    not answer, or not to us; 11: another run is at it.
     """
     from .. import config
     from . import report
@@ -127,12 +129,14 @@ def build_packages(
 ) -> None:
     """Make .deb and .rpm of the binaries in dist/: buildkit, and buildkit-rootless.
 
-    Needs `invoke build-binaries`; with its --bundle the packages bring runc, CNI plugins
-    and rootlesskit, without they depend on the distribution's. The same binaries make the
-    same packages, to the bit. Refuses binaries that are damaged or that
-    have changed since they were checked. Does nothing when nothing has changed.
+    Needs `invoke build-binaries`; with its --bundle the packages bring runc, CNI
+    plugins and rootlesskit, without they depend on the distribution's. The same
+    binaries make the same packages, to the bit. Refuses binaries that are damaged
+    or that have changed since they were checked. Does nothing when nothing has
+    changed.
 
-    Leaves them in dist/TARGET/packages/; `invoke publish-repo` makes repositories of them.
+    Leaves them in dist/TARGET/packages/; `invoke publish-repo` makes repositories
+    of them.
     """
     from .. import config
     from . import report
@@ -169,12 +173,14 @@ def publish_repo(
 ) -> None:
     """Make signed repositories of the packages in dist/, for apt and dnf.
 
-    Needs `invoke build-packages`. Writes dist/repo/: files that any web server can serve,
-    and an index.html with the lines that one pastes to install. Holds the newest packages
-    alone. Refuses packages that are damaged, or of other binaries than those that are there.
+    Needs `invoke build-packages`. Writes dist/repo/: files that any web server
+    can serve, and an index.html with the lines that one pastes to install. Holds
+    the newest packages alone. Refuses packages that are damaged, or of other
+    binaries than those that are there.
 
-    The key's passphrase, if it has one, is taken from BUILDKIT_SIGNING_PASSPHRASE. The key
-    is never stored. Without a key: exit code 2, or --unsigned.
+    The key's passphrase, if it has one, is taken from
+    BUILDKIT_SIGNING_PASSPHRASE. The key is never stored. Without a key: exit code
+    2, or --unsigned.
     """
     from .. import config
     from . import report
@@ -195,10 +201,10 @@ def publish_repo(
     }
 )
 def report_build(context: Any, result: str, repository: str = "") -> None:
-    """In a workflow: open one issue when a build has broken, close it when it works again.
+    """In a workflow: open an issue when a build breaks, close it when it works.
 
-    The issue names the steps that failed and the run. While it is open, no other is opened
-    for that workflow and branch.
+    The issue names the steps that failed and the run. While it is open, no other
+    is opened for that workflow and branch.
 
     The token is taken from GH_TOKEN or GITHUB_TOKEN.
     """

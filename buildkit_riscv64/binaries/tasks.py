@@ -148,8 +148,9 @@ def source_update(context: Any, version: str) -> None:
 def source_update_go(context: Any, version: str) -> None:
     """Move the pin of Go, which compiles everything, to another release.
 
-    Has the toolchains of the pinned platforms fetched and checked against Go's checksum
-    database, then writes version and hashes to pins.toml. Commit the result.
+    Has the toolchains of the pinned platforms fetched and checked against Go's
+    checksum database, then writes version and hashes to pins.toml. Commit the
+    result.
     """
     from .. import config
     from . import update_go

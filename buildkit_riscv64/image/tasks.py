@@ -32,7 +32,7 @@ def build_image(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Build the container image of the binaries in dist/, test it, and keep it there.
+    """Build the container image of the binaries in dist/, test it, and keep it.
 
     Needs `invoke build-binaries` first, and checks what that has made. Leaves an
     OCI layout and an archive that docker can load in dist/TARGET/image/. The same
@@ -103,9 +103,10 @@ def push_image(
     v0.32 and latest, which only go forward; anything else gets main-YYYYMMDD, the
     day of its commit. The rootless variant has the same with -rootless behind.
 
-    Who you are is taken from `docker login`, or from the variables REGISTRY_USERNAME
-    and REGISTRY_PASSWORD. What is interrupted goes on where it was when it is run
-    again. `invoke --dry push-image` says which tags would be pushed.
+    Who you are is taken from `docker login`, or from the variables
+    REGISTRY_USERNAME and REGISTRY_PASSWORD. What is interrupted goes on where it
+    was when it is run again. `invoke --dry push-image` says which tags would be
+    pushed.
     """
     from .. import config
     from . import report

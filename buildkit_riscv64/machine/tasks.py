@@ -32,7 +32,8 @@ def create(
     """Create an emulated riscv64 machine: Debian, its own kernel, docker, Go.
 
     The first one takes minutes, in which its disk is made from Debian's packages;
-    the next ones take seconds, over the same disk. Needs root or sudo for the first.
+    the next ones take seconds, over the same disk. Needs root or sudo for the
+    first.
     """
     import time
 
@@ -128,7 +129,7 @@ def reset(context: Any, name: str = "riscv64") -> None:
 
 @command(help={"name": _NAME})
 def destroy(context: Any, name: str = "riscv64") -> None:
-    """Remove a machine and everything of it. The disk it started from stays in the cache."""
+    """Remove a machine and all of it. The disk it started from stays cached."""
     from ..console import say
     from . import machines
 

@@ -32,11 +32,12 @@ def validate(
 ) -> None:
     """Prove that the binaries and images in dist/ work, and keep the evidence there.
 
-    Needs `invoke build-binaries`, and for buildx and rootless `invoke build-image` with and
-    without --rootless; refuses what is not of one build. Starts real daemons, registries and
-    a docker engine, as root, and leaves nothing of them. Each suite replaces its own
-    results in dist/TARGET/evidence/ when it has ended: evidence.json, and index.html for
-    people. What cannot be shown on this machine is `not proven`, and says why.
+    Needs `invoke build-binaries`, and for buildx and rootless `invoke
+    build-image` with and without --rootless; refuses what is not of one build.
+    Starts real daemons, registries and a docker engine, as root, and leaves
+    nothing of them. Each suite replaces its own results in dist/TARGET/evidence/
+    when it has ended: evidence.json, and index.html for people. What cannot be
+    shown on this machine is `not proven`, and says why.
 
     Exit code 7 when a scenario failed.
     """
@@ -63,9 +64,9 @@ def validate(
 def evidence_show(context: Any, compare: str = "", target: str = "", json: bool = False) -> None:
     """Show what has been proved of the artifacts in dist/.
 
-    Tells of each suite how many scenarios passed, failed or are not proven, on what
-    machine, and whether a release may be gated on it; if not, why. Evidence of another
-    architecture, brought here by `invoke on`, is shown with --target.
+    Tells of each suite how many scenarios passed, failed or are not proven, on
+    what machine, and whether a release may be gated on it; if not, why. Evidence
+    of another architecture, brought here by `invoke on`, is shown with --target.
     """
     from pathlib import Path
 
