@@ -8,7 +8,6 @@ riscv64 can be made anywhere.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -16,6 +15,7 @@ import re
 import shutil
 import tarfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +198,13 @@ def build(options: Options) -> dist.Outcome:
     return dist.Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
+def gzipped(content: bytes) -> bytes:
+    """The same bytes of the same content, whichever Python packs it."""
+    # The header that gzip.compress writes says which system it is, since 3.13 that it is
+    # unknown. 31: zlib's own header, around the largest window.
+    return zlib.compress(content, 9, wbits=31)
+
+
 def _documents(programs: Iterable[str]) -> list[str]:
     """What goes to /usr/share/doc beside the programs: what they are made of, and how."""
     return [*map(dist.sbom, programs), dist.PROVENANCE]
@@ -216,7 +223,7 @@ def _lay_out(scratch: Path, options: Options, binaries: dist.Artifacts) -> None:
     for name in _documents(binaries.programs):
         (scratch / name).hardlink_to(binaries.path / name)
     for page in (scratch / "man").iterdir():
-        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), 9, mtime=0))
+        page.with_name(f"{page.name}.gz").write_bytes(gzipped(page.read_bytes()))
     (scratch / "changelog.yaml").write_text(json.dumps(_changelog(options, manifest)))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(scratch), undefined=jinja2.StrictUndefined,

@@ -15,7 +15,6 @@ They are files alone: any web server will do. Debian's own tools write the index
 from __future__ import annotations
 
 import contextlib
-import gzip
 import lzma
 import os
 import re
@@ -214,7 +213,7 @@ def _apt(folder: Path, found: Sequence[dist.Artifacts], signer: signing.Signer |
             ["apt-ftparchive", *modern, "--arch", arch, "packages", "pool"], cwd=folder, timeout=None
         ).encode()  # fmt: skip
         index.write_bytes(text)
-        index.with_name("Packages.gz").write_bytes(gzip.compress(text, 9, mtime=0))
+        index.with_name("Packages.gz").write_bytes(packages.gzipped(text))
         index.with_name("Packages.xz").write_bytes(lzma.compress(text))
     fields = {
         "Origin": "buildkit-riscv64", "Label": "BuildKit", "Suite": SUITE, "Codename": SUITE,

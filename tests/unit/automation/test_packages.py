@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -87,6 +88,13 @@ def test_the_declarations(nfpm: Path, tmp_path: Path) -> None:
     assert "- buildkit (= 0.32.2-3)" in rootless
     assert "- rootlesskit (>= 1.1.0)" in rootless
     assert "buildctl.cdx.json" not in rootless
+
+
+def test_what_is_compressed_says_nothing_of_who_did_it() -> None:
+    packed = packages.gzipped(b"content")
+    assert gzip.decompress(packed) == b"content"
+    # RFC 1952: deflate, no flags, no time, as small as possible, made on Unix.
+    assert packed[:10] == bytes.fromhex("1f8b0800000000000203")
 
 
 def test_the_bundle(
