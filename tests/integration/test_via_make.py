@@ -1,16 +1,12 @@
 """`--via make`: upstream's `make binaries` in a real docker engine, and what can be missing.
 
-The engine is the one that answers, or Debian's, unpacked aside. Nothing is pulled: the image to compile in is made of the
-pinned Go.
+Nothing is pulled: the image to compile in is made of the pinned Go.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,67 +14,28 @@ import pytest
 
 from buildkit_riscv64.arch import Architecture
 
-from .engine import engine_from_debian
-from .miniature import IMAGE, PINNED, Project, Upstream, path_with, refused, script, succeeded
+from .miniature import (
+    IMAGE,
+    PINNED,
+    Project,
+    Upstream,
+    command,
+    path_with,
+    refused,
+    script,
+    succeeded,
+)
 
 pytestmark = pytest.mark.integration
 
 
-def docker(*args: str, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["docker", *args], env=env, capture_output=True, check=False)
-
-
-def answers(env: dict[str, str]) -> bool:
-    if shutil.which("docker", path=env["PATH"]) is None:
-        return False
-    return docker("version", "--format", "{{.Server.Version}}", env=env).returncode == 0
-
-
 @pytest.fixture(scope="module")
-def engine(pinned_go: Path) -> Iterator[dict[str, str]]:
-    """The environment for talking to a docker engine: the one that answers, or one of our own."""
-    known = ("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "PATH")
-    env = {name: os.environ[name] for name in known if name in os.environ}
-    if not answers(env):
-        env |= engine_from_debian()
-    with tempfile.TemporaryDirectory(prefix="dockerd-") as name:
-        folder = Path(name)
-        daemon = None
-        if not answers(env):
-            socket = f"unix://{folder}/docker.sock"
-            with (folder / "log").open("wb") as log:
-                daemon = subprocess.Popen(
-                    ["dockerd", "--host", socket, "--data-root", folder / "data", "--exec-root",
-                     folder / "exec", "--pidfile", folder / "pid", "--bridge", "none",
-                     "--iptables=false", "--ip-forward=false"],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
-                )  # fmt: skip
-            env["DOCKER_HOST"] = socket
-        try:
-            deadline = time.monotonic() + 120
-            while not answers(env):
-                assert daemon, "no docker engine answers"
-                said = (folder / "log").read_text()[-2000:]
-                assert daemon.poll() is None, f"dockerd has ended: {said}"
-                assert time.monotonic() < deadline, f"dockerd does not answer: {said}"
-                time.sleep(0.2)
-            _import_go(pinned_go, env)
-            yield env
-            docker("rmi", "--force", IMAGE, env=env)
-            docker("builder", "prune", "--force", "--all", env=env) if daemon else None
-        finally:
-            if daemon:
-                daemon.terminate()
-                daemon.wait(60)
-                _unmount_below(folder)
-
-
-def _unmount_below(folder: Path) -> None:
-    """What dockerd leaves mounted where it may not unmount it, as in a chroot."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4] for line in lines]
-    for point in sorted((p for p in points if Path(p).is_relative_to(folder)), reverse=True):
-        subprocess.run(["umount", "--lazy", point], check=False)
+def engine(docker: dict[str, str], pinned_go: Path) -> Iterator[dict[str, str]]:
+    """The environment for an engine that has the image to compile in."""
+    env = {"PATH": os.environ["PATH"], **docker}
+    _import_go(pinned_go, env)
+    yield env
+    command(["docker", "rmi", "--force", IMAGE], Path("/"), env)
 
 
 def _import_go(go: Path, env: dict[str, str]) -> None:
