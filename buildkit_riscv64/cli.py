@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from invoke.tasks import task
@@ -52,6 +52,20 @@ def _translate(error: BaseException) -> Failure:
     )
 
 
+def _explain(asked: Iterable[object]) -> bool:
+    """Show a task's help: Invoke takes `--help` for the value of a positional argument.
+
+    Returns:
+        False when nobody asked for it.
+    """
+    if {"-h", "--help"}.isdisjoint(word for word in asked if isinstance(word, str)):
+        return False
+    from invoke.main import program
+
+    program.print_task_help(str(program.tasks[-1].name))
+    return True
+
+
 def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
     """An Invoke task that ends in success or in one line that teaches.
 
@@ -65,6 +79,8 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Any]:
     def decorate(function: Callable[..., None]) -> Any:
         @functools.wraps(function)
         def guarded(context: Any, *args: Any, **kwargs: Any) -> None:
+            if _explain(kwargs.values()):
+                return
             # SIGINT too: a shell that starts us in the background has it ignored.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, _end)

@@ -38,7 +38,8 @@ Findings = Mapping[str, Sequence[Finding]]
 def judged(subject: str, check: str, good: bool, seen: object, expected: object) -> Finding:  # noqa: FBT001
     """A finding that is good, or says what was expected."""
     if good:
-        return Finding(subject, check, Status.OK, str(seen))
+        shown = ", ".join(map(str, seen)) if isinstance(seen, list) and seen else str(seen)
+        return Finding(subject, check, Status.OK, shown)
     return Finding(subject, check, Status.FAIL, f"{seen}, expected {expected}")
 
 

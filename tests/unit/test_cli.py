@@ -220,3 +220,12 @@ def test_a_task_in_a_wrong_place_is_told(tmp_path: Path) -> None:
     done = whole("check-binaries", "--target", "../../etc")
     assert done.returncode == 2
     assert "'../../etc' is not a target" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("name", ["on", "source.update", "source.update-go", "doctor"])
+def test_help_of_a_task(name: str, flag: str) -> None:
+    done = whole(name, flag, stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ")
+    assert f"] {name} [--options]" in done.stdout

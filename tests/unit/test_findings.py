@@ -30,6 +30,7 @@ def test_what_is_good_is_shown_and_what_is_not_says_what_was_expected() -> None:
     [
         ("a", "a", Status.OK, "a"),
         ([], [], Status.OK, "[]"),
+        (["a", "b"], ["a", "b"], Status.OK, "a, b"),
         ("a", "b", Status.FAIL, "a, expected b"),
         (None, "b", Status.FAIL, "None, expected b"),
         ("5", 5, Status.FAIL, "5, expected 5"),

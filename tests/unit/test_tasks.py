@@ -122,6 +122,12 @@ def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch,
     assert options["env"]["HOME"] == str(Path.home())
 
 
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_help_fits_80_columns(name: str) -> None:
+    said = inspect.getdoc(TASKS[name].body) or ""
+    assert max(map(len, said.splitlines())) <= 78
+
+
 def test_dry_tests_fetch_no_go(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: pytest.fail("fetched"))
     house.test(context(dry=True))
