@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,17 +61,29 @@ def busybox(platform: Platform) -> BaseImage:
                 archive.locked(),
                 tempfile.TemporaryDirectory(prefix=".making-", dir=place) as aside,
             ):
-                archive.update()
-                (package,) = archive.named(PACKAGE)
-                archive.fetch([package])
                 root = Path(aside) / "root"
-                subprocess.run(["dpkg-deb", "--extract", archive.path(package), root], check=True)
+                _unpack(archive, [PACKAGE], root)
                 _complete(root)
                 layout.from_folder(
                     root, Path(aside) / "layout", platform.architecture, platform.variant
                 )
                 (Path(aside) / "layout").rename(final)
         return BaseImage(final, layout.load(final).digest)
+
+
+def unpack(platform: Platform, names: Sequence[str], root: Path) -> None:
+    """Unpack packages of Debian's into a folder, without what they depend on."""
+    archive = packages.Archive(platform.debian)
+    with archive.locked():
+        _unpack(archive, names, root)
+
+
+def _unpack(archive: packages.Archive, names: Sequence[str], root: Path) -> None:
+    archive.update()
+    found = archive.named(*names)
+    archive.fetch(found)
+    for package in found:
+        subprocess.run(["dpkg-deb", "--extract", archive.path(package), root], check=True)
 
 
 def index(platforms: Iterable[Platform], folder: Path) -> BaseImage:
