@@ -88,6 +88,7 @@ def system(published: Path) -> Iterator[Root]:
             target = published / "dist" / Target.here().name
             for package in target.glob("packages/*.deb"):
                 shutil.copy(package, root.path / "home/user")
+            shutil.copytree(published / "certs/server", root.path / "home/user/buildkit-certs")
             with serving(booted, published):
                 yield booted
 
