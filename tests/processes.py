@@ -6,8 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from buildkit_riscv64 import host
+from buildkit_riscv64.host import Execution
+
 #: Seconds; long enough for a busy board. What passes never waits so long.
 BOUND = 40.0
+#: The same for what starts daemons or builds, also on an emulated machine.
+BUILD_BOUND = 300.0 if host.execution() is Execution.NATIVE else 1800.0
 
 
 def alive(pid: int) -> bool:

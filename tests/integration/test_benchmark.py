@@ -16,14 +16,12 @@ from benchmarks import records
 from buildkit_riscv64 import host
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import pgo
-from buildkit_riscv64.host import Execution
 
-from ..processes import eventually
+from ..processes import BUILD_BOUND, eventually
 from .miniature import Project, refused, remove, succeeded
 
 pytestmark = [pytest.mark.integration, pytest.mark.image]
 
-BOUND = 1800.0 if host.execution() is not Execution.NATIVE else 300.0
 CASES = ("--only=size-buildctl,daemon-start,simple", "--count=1")
 
 
@@ -43,7 +41,7 @@ def test_a_comparison_with_itself(project: Project, upstream_target: Path, tmp_p
     for number in (1, 2):
         done = project.invoke(
             "benchmark", f"--against={upstream_target}", *CASES, "--json",
-            f"--output={output}", f"--profile={profile}", timeout=BOUND,
+            f"--output={output}", f"--profile={profile}", timeout=BUILD_BOUND,
         )  # fmt: skip
         told = succeeded(done).json
         (path,) = (project.root / "benchmarks" / "results").iterdir()
@@ -61,8 +59,8 @@ def test_a_comparison_with_itself(project: Project, upstream_target: Path, tmp_p
     for case in (start, simple):
         assert case["samples"].keys() == {"ours", label}
         for (sample,) in case["samples"].values():
-            assert 0.01 < sample["seconds"] < BOUND
-            assert 0 < sample["cpu_seconds"] < BOUND
+            assert 0.01 < sample["seconds"] < BUILD_BOUND
+            assert 0 < sample["cpu_seconds"] < BUILD_BOUND
             assert 10 << 20 < sample["peak_bytes"] < 1 << 30
     by_name = {(one["case"], one["metric"]): one for one in ratios}
     assert by_name["size-buildctl", "size_bytes"]["median"] == 1
@@ -77,7 +75,7 @@ def test_a_comparison_with_itself(project: Project, upstream_target: Path, tmp_p
 
 def test_killed_it_leaves_nothing(project: Project, tmp_path: Path) -> None:
     with project.started("benchmark", "--only=high-parallelization-16x") as run:
-        assert eventually(lambda: list((tmp_path / "work").rglob("state-*/runc-*")), BOUND)
+        assert eventually(lambda: list((tmp_path / "work").rglob("state-*/runc-*")), BUILD_BOUND)
         run.process.send_signal(signal.SIGKILL)
         run.process.wait()
         project.no_strays()
@@ -94,7 +92,7 @@ def test_what_cannot_be_compared(project: Project, tmp_path: Path) -> None:
     for name in ("buildkitd", "buildctl"):
         (broken / name).write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
         (broken / name).chmod(0o755)
-    done = project.invoke("benchmark", f"--against={broken}", *CASES, timeout=BOUND)
+    done = project.invoke("benchmark", f"--against={broken}", *CASES, timeout=BUILD_BOUND)
     refused(done, 6, "buildkitd does not answer: broken")
     assert not (project.root / "benchmarks" / "results").exists()
     assert (

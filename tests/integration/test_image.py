@@ -19,10 +19,9 @@ import pytest
 
 from buildkit_riscv64 import dist, host, pins
 from buildkit_riscv64.arch import Target
-from buildkit_riscv64.host import Execution
 from buildkit_riscv64.image import layout
 
-from ..processes import eventually
+from ..processes import BUILD_BOUND, eventually
 from ..unit.image import picture
 from . import dockerd
 from .miniature import Done, Project, refused, remove, succeeded, with_mounts
@@ -31,8 +30,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.image]
 
 TARGET = Target.here()
 VARIANTS = ("root", "rootless")
-#: For an emulated machine; what passes elsewhere never waits so long.
-BOUND = 1800.0 if host.execution() is not Execution.NATIVE else 300.0
 #: Upstream's: docs/rootless.md of moby/buildkit says why each.
 ROOTLESS = [
     "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined",
@@ -65,7 +62,7 @@ def project(
 
 def build(project: Project, *words: str, env: dict[str, str] | None = None) -> Any:
     """Build an image, and return its manifest."""
-    done = project.invoke("build-image", "--json", *words, env=env, timeout=BOUND)
+    done = project.invoke("build-image", "--json", *words, env=env, timeout=BUILD_BOUND)
     return succeeded(done).json
 
 
@@ -101,7 +98,7 @@ def test_what_is_left_in_dist(project: Project, built: dict[str, Any], variant: 
 
 
 def test_check(project: Project, built: dict[str, Any]) -> None:
-    done = succeeded(project.invoke("check-image", "--json", timeout=BOUND))
+    done = succeeded(project.invoke("check-image", "--json", timeout=BUILD_BOUND))
     for variant in VARIANTS:
         seen = {
             (one["subject"], one["check"]): one for one in done.json[f"{TARGET.name} {variant}"]
@@ -115,7 +112,7 @@ def test_check(project: Project, built: dict[str, Any]) -> None:
 
 
 def test_nothing_to_do(project: Project, built: dict[str, Any]) -> None:
-    done = succeeded(project.invoke("build-image", timeout=BOUND))
+    done = succeeded(project.invoke("build-image", timeout=BUILD_BOUND))
     assert "is up to date" in done.stderr
     assert "#1 " not in done.stderr
 
@@ -161,7 +158,7 @@ def run(docker: dict[str, str]) -> Run:
 
     def start(*args: str | Path) -> str:
         done = subprocess.run(
-            args, env={**os.environ, **docker}, stdin=subprocess.DEVNULL, timeout=BOUND,
+            args, env={**os.environ, **docker}, stdin=subprocess.DEVNULL, timeout=BUILD_BOUND,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{args}: {done.stdout}"
@@ -216,11 +213,7 @@ def test_standalone(loaded: dict[str, str], run: Run, context: Path) -> None:
     run("docker", "run", "--detach", "--name=alone", "--privileged", loaded["root"])
     try:
         _answers(run, "alone")
-        run("docker", "cp", context, "alone:/tmp/context")
-        said = run("docker", "exec", "alone", "buildctl", "build", "--progress=plain",
-                   "--frontend=dockerfile.v0", "--local=context=/tmp/context",
-                   "--local=dockerfile=/tmp/context")  # fmt: skip
-        assert f"buildctl github.com/moby/buildkit {pins.load().version}" in said
+        _builds(run, "alone", context, "/tmp/context")
         run("docker", "stop", "--time=60", "alone")
         state = json.loads(run("docker", "inspect", "--format={{json .State}}", "alone"))
         # Not 137, for SIGKILL: it ended by itself. With 1, upstream says that it was asked to.
@@ -237,18 +230,24 @@ def _answers(run: Run, name: str) -> None:
         assert said.startswith("running"), run("docker", "logs", name)
         return "running healthy" in said
 
-    assert eventually(healthy, BOUND), run("docker", "logs", name)
+    assert eventually(healthy, BUILD_BOUND), run("docker", "logs", name)
+
+
+def _builds(run: Run, name: str, context: Path, place: str) -> None:
+    """In a running container, of a context that is copied there."""
+    run("docker", "cp", context, f"{name}:{place}")
+    said = run(
+        "docker", "exec", name, "buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
+        f"--local=context={place}", f"--local=dockerfile={place}",
+    )  # fmt: skip
+    assert f"buildctl github.com/moby/buildkit {pins.load().version}" in said
 
 
 def test_rootless_with_the_least_that_works(loaded: dict[str, str], run: Run, context: Path) -> None:  # fmt: skip
     run("docker", "run", "--detach", "--name=less", *ROOTLESS, loaded["rootless"])
     try:
         _answers(run, "less")
-        run("docker", "cp", context, "less:/home/user/context")
-        said = run("docker", "exec", "less", "buildctl", "build", "--progress=plain",
-                   "--frontend=dockerfile.v0", "--local=context=/home/user/context",
-                   "--local=dockerfile=/home/user/context")  # fmt: skip
-        assert f"buildctl github.com/moby/buildkit {pins.load().version}" in said
+        _builds(run, "less", context, "/home/user/context")
         # Nothing in there is root's, seen from outside.
         users = set(run("docker", "top", "less", "-eo", "pid,uid").split()[3::2])
         assert users
@@ -274,14 +273,14 @@ def test_a_daemon_for_one_build(loaded: dict[str, str], run: Run, context: Path)
 def test_tcp_without_tls_is_refused(loaded: dict[str, str], docker: dict[str, str]) -> None:
     done = subprocess.run(
         ["docker", "run", "--rm", "--privileged", loaded["root"], "--addr=tcp://0.0.0.0:1234"],
-        env={**os.environ, **docker}, capture_output=True, text=True, timeout=BOUND, check=False,
+        env={**os.environ, **docker}, capture_output=True, text=True, timeout=BUILD_BOUND, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("error: --addr tcp:// without --tlscacert")
     half = subprocess.run(
         ["docker", "run", "--rm", "--privileged", loaded["root"], "--addr=tcp://0.0.0.0:1234",
          "--tlscacert=/ca.pem"],
-        env={**os.environ, **docker}, capture_output=True, text=True, timeout=BOUND, check=False,
+        env={**os.environ, **docker}, capture_output=True, text=True, timeout=BUILD_BOUND, check=False,
     )  # fmt: skip
     assert half.returncode == 2
     assert half.stderr.startswith("error: --addr tcp:// without --tlscert")
@@ -313,7 +312,7 @@ def test_without_tini_the_right_scenario_fails(
         drop_tini(place)
         done = project.invoke(
             "validate", "--only=buildx", "--select=alone or bootstrap or load_and_run", "--json",
-            env=docker, timeout=BOUND,
+            env=docker, timeout=BUILD_BOUND,
         )  # fmt: skip
     finally:
         shutil.rmtree(place)
@@ -389,14 +388,14 @@ def test_interrupted_with_docker(
             assert eventually(
                 lambda: "buildx_buildkit" in run("docker", "ps", "--format={{.Names}}")
                 or started.process.poll() is not None,
-                BOUND,
+                BUILD_BOUND,
             )  # fmt: skip
             done = started.end(number)
     finally:
         for name in docker:
             project.env[name] = os.environ.get(name, "")
     if number is signal.SIGKILL:
-        assert eventually(lambda: run("docker", "ps", "--all", "--quiet") == "", BOUND)
+        assert eventually(lambda: run("docker", "ps", "--all", "--quiet") == "", BUILD_BOUND)
         for left in [*Path(project.env["TMPDIR"]).iterdir(), *project.dist.glob(".*staging*")]:
             remove(left)
     else:
@@ -406,7 +405,7 @@ def test_interrupted_with_docker(
             set(run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").split())
             == set(loaded.values())
         ),
-        BOUND,
+        BUILD_BOUND,
     )
     assert run("docker", "ps", "--all", "--quiet") == ""
     assert "buildkit-riscv64" not in run("docker", "buildx", "ls")
@@ -428,7 +427,7 @@ def test_a_disk_that_gets_full(project: Project, before: dict[str, str], size: s
     )
     ended = subprocess.run(
         [*with_mounts(then), sys.executable, "-c", program], cwd=project.root, env=project.env,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_BOUND, check=False,
     )  # fmt: skip
     Path(f"{place}.small").rmdir()
     refused_aloud(Done(ended.returncode, ended.stdout, ended.stderr), 9, "no space left")

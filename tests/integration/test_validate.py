@@ -20,16 +20,13 @@ import pytest
 
 from buildkit_riscv64 import binfmt, dist, host
 from buildkit_riscv64.arch import Platform
-from buildkit_riscv64.host import Execution
 
-from ..processes import eventually
+from ..processes import BUILD_BOUND, eventually
 from ..unit.making import edit_manifest
 from .miniature import CHECKOUT, Done, Project, refused, remove, script, succeeded
 
 pytestmark = pytest.mark.integration
 
-#: For an emulated machine; what passes elsewhere never waits so long.
-BOUND = 1800.0 if host.execution() is not Execution.NATIVE else 300.0
 #: The scenarios that everything here is about: quick ones, of the daemon's life.
 LIFE = {"test_versions", "test_worker_and_platform", "test_a_restart_keeps_the_cache"}
 SELECTED = ["validate", "--only=standalone", f"--select={' or '.join(sorted(LIFE))}"]
@@ -67,7 +64,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def validated(project: Project) -> Done:
     """A run in which everything passes."""
-    return succeeded(project.invoke(*SELECTED, "--json", timeout=BOUND))
+    return succeeded(project.invoke(*SELECTED, "--json", timeout=BUILD_BOUND))
 
 
 def outcomes(project: Project) -> dict[str, str]:
@@ -133,7 +130,7 @@ def test_interrupted(project: Project, validated: Done, number: signal.Signals) 
     with project.started(*SELECTED) as run:
         # The last one restarts a daemon.
         run.wait_for("standalone 2/3")
-        assert eventually(lambda: any("buildkitd" in one for one in project.strays()), BOUND)
+        assert eventually(lambda: any("buildkitd" in one for one in project.strays()), BUILD_BOUND)
         (workshop,) = set(re.findall(r"--basetemp=(/var/tmp/validation-[^/]+)", " ".join(project.strays())))  # fmt: skip
         done = run.end(number)
     if number is signal.SIGKILL:
@@ -145,12 +142,12 @@ def test_interrupted(project: Project, validated: Done, number: signal.Signals) 
         refused(done, 130, "interrupted")
         assert not list(project.dist.glob(".*staging*"))
     project.no_strays()
-    assert eventually(lambda: not Path(workshop).exists(), BOUND)
+    assert eventually(lambda: not Path(workshop).exists(), BUILD_BOUND)
     assert files(evidence(project)) == before
 
 
 def test_and_once_more(project: Project, validated: Done) -> None:
-    succeeded(project.invoke(*SELECTED, timeout=BOUND))
+    succeeded(project.invoke(*SELECTED, timeout=BUILD_BOUND))
     assert outcomes(project) == dict.fromkeys(LIFE, "passed")
     assert not list(project.dist.glob(".*staging*"))
 
@@ -162,7 +159,7 @@ def test_what_is_not_there(project: Project) -> None:
     refused(project.invoke("validate", "--only=buildx"), 7, "no root image")
     refused(project.invoke("validate", "--only=nothing"), 2, "no suite")
     refused(project.invoke("validate", "--target=linux-arm64"), 5, "linux-arm64")
-    done = project.invoke("validate", "--only=standalone", "--select=no_such_scenario", timeout=BOUND)  # fmt: skip
+    done = project.invoke("validate", "--only=standalone", "--select=no_such_scenario", timeout=BUILD_BOUND)  # fmt: skip
     refused(done, 2, "no scenario of standalone")
 
 
@@ -226,7 +223,7 @@ def test_a_program_of_another_build_is_refused(project: Project, broken: Broken)
 def test_exactly_the_right_scenario_fails(project: Project, broken: Broken, command: str, text: str, failing: str) -> None:  # fmt: skip
     broken(command, text)
     forge(project)
-    done = project.invoke(*SELECTED, timeout=BOUND)
+    done = project.invoke(*SELECTED, timeout=BUILD_BOUND)
     refused(done, 7, "1 scenario failed: standalone/life: ")
     assert outcomes(project) == {**dict.fromkeys(LIFE, "passed"), failing: "failed"}
     page = (evidence(project) / "index.html").read_text()
@@ -247,10 +244,10 @@ def turned_off(platform: Platform) -> Iterator[None]:
 
 def test_without_an_emulator_the_right_scenario_fails(project: Project, validated: Done) -> None:
     selected = ["validate", "--only=platforms", "--select=worker_platforms or copy_only", "--json"]
-    before = succeeded(project.invoke(*selected, "--yes", timeout=BOUND))
+    before = succeeded(project.invoke(*selected, "--yes", timeout=BUILD_BOUND))
     assert before.json["counts"]["passed"] == 5
     with turned_off(Platform.S390X):
-        done = project.invoke(*selected, timeout=BOUND)
+        done = project.invoke(*selected, timeout=BUILD_BOUND)
     assert done.code == 7
     scenarios = done.json["suites"]["platforms"]["scenarios"]
     assert {one["name"]: one["outcome"] for one in scenarios} == {
