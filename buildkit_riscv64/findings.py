@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from . import dist
 from .console import Status, count, emit_json, say, table
 from .errors import CheckError
 
@@ -46,6 +48,34 @@ def judged(subject: str, check: str, good: bool, seen: object, expected: object)
 def equal(subject: str, check: str, seen: object, expected: object) -> Finding:
     """A finding that is good if what was seen is what was expected."""
     return judged(subject, check, seen == expected, seen, expected)
+
+
+def of_files(artifacts: dist.Artifacts, besides: Iterable[str] = ()) -> Iterator[Finding]:
+    """Findings of a finished folder: the manifest's files as it records them, and no others.
+
+    Args:
+        artifacts: the folder, whose manifest is as the schema has it.
+        besides: what may be there besides. Later phases' parts may, too.
+    """
+    folder, listed = artifacts.path, artifacts.files
+    for name, record in listed.items():
+        try:
+            seen = dist.sha256(folder / name)
+        except OSError as error:
+            yield Finding(name, "sha256", Status.FAIL, f"cannot be read: {error.strerror}")
+            continue
+        yield equal(name, "sha256", seen, record["sha256"])
+    sums = folder / dist.SUMS
+    wanted = dist.sums([*listed.values(), *dist.record(folder, [dist.MANIFEST])])
+    same = sums.is_file() and sums.read_bytes() == wanted.encode()
+    yield judged(
+        dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files"
+    )
+    known = {Path(name) for name in (*listed, *besides, dist.MANIFEST, dist.SUMS)}
+    known |= {parent for path in known for parent in path.parents}
+    present = {path.relative_to(folder) for path in folder.rglob("*")}
+    extra = sorted(str(path) for path in present - known if path.parts[0] not in dist.PARTS)
+    yield judged(".", "nothing else", not extra, ", ".join(extra[:5]) or "nothing", "nothing")
 
 
 def refuse_failed(findings: Findings, fix: str) -> None:

@@ -19,7 +19,7 @@ from ..arch import Architecture, Target
 from ..binaries.elf import read_stream
 from ..console import Status, duration, size
 from ..errors import CheckError
-from ..findings import Finding, Findings, equal, judged, refuse_failed
+from ..findings import Finding, Findings, equal, judged, of_files, refuse_failed
 from . import container, layout
 from .variants import Variant
 
@@ -166,19 +166,7 @@ def _manifest(artifacts: dist.Artifacts, variant: Variant, target: Target) -> It
     yield Finding(dist.MANIFEST, "schema", Status.OK, "good")
     yield equal(dist.MANIFEST, "target", manifest["target"], target.name)
     yield equal(dist.MANIFEST, "variant", manifest["variant"], str(variant))
-    listed = manifest["files"]
-    for record in listed:
-        path = artifacts.path / record["name"]
-        seen = dist.sha256(path) if path.is_file() else "missing"
-        yield equal(record["name"], "sha256", seen, record["sha256"])
-    wanted = dist.sums([*listed, *dist.record(artifacts.path, [dist.MANIFEST])])
-    sums = artifacts.path / dist.SUMS
-    same = sums.is_file() and sums.read_text(errors="replace") == wanted
-    yield judged(dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files")  # fmt: skip
-    paths = (path for path in artifacts.path.rglob("*") if not path.is_dir())
-    expected = {dist.MANIFEST, dist.SUMS, *(record["name"] for record in listed)}
-    extra = sorted({str(path.relative_to(artifacts.path)) for path in paths} - expected)
-    yield judged(".", "nothing else", not extra, ", ".join(extra[:5]) or "nothing", "nothing")
+    yield from of_files(artifacts)
     if not manifest["security_updates"]:
         yield Finding("packages", "security updates", Status.WARN, "Debian's archive of them did not answer")  # fmt: skip
 

@@ -460,9 +460,7 @@ def test_a_bundle_that_the_schema_refuses(whole: Path, edit: Callable[[dict[str,
 
 def test_a_bundle_without_its_record_is_no_artifact(whole: Path) -> None:
     edit_manifest(whole, lambda manifest: manifest.pop("bundle"))
-    told = failed(whole)
-    assert any(one.startswith("manifest.json: files: ") for one in told)
-    assert any(one.startswith(".: nothing else: bin/buildkit-cni-bridge") for one in told)
+    assert any(one.startswith("manifest.json: files: ") for one in failed(whole))
 
 
 # The command.
