@@ -47,7 +47,8 @@ def chains(found: Sequence[status.Chain], *, json: bool) -> None:
                 say(f"  {link.name}: {remark}")
         for reason in one.blocked:
             say(f"  blocked by {reason}")
-        say(f"  {'next' if one.blocked else 'all is there'}: {one.next}")
+        if one.next:
+            say(f"  {'next' if one.blocked else 'all is there'}: {one.next}")
 
 
 def released(outcome: release.Outcome, *, json: bool) -> None:

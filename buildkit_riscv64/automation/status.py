@@ -32,11 +32,11 @@ class Chain:
 
     @property
     def next(self) -> str:
-        """The command that gets the chain further."""
+        """The command that gets the chain further; none where it has come as far as it can."""
         for link in self.links:
             if link.reasons:
                 return chain.remedy(link, self.target)
-        return f"invoke release --target {self.target.name}"
+        return "" if self.blocked else f"invoke release --target {self.target.name}"
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""

@@ -71,6 +71,16 @@ def test_every_target(releasable: Path) -> None:
     assert found[1].blocked[0] == "linux-riscv64-rva22u64 does not run on every riscv64 machine"
 
 
+def test_what_is_for_development_goes_no_further(releasable: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    (found,) = status.chains("")
+    monkeypatch.setattr(status, "refusals", lambda *_: ["it is for development"])
+    assert found.next == ""
+    report.chains([found], json=False)
+    said = capsys.readouterr().err
+    assert "blocked by it is for development" in said
+    assert "next" not in said
+
+
 @pytest.mark.parametrize(("machine", "hint"), [("riscv64", "invoke build-binaries"), ("x86_64", "invoke on riscv64 -- build-binaries")])  # fmt: skip
 def test_nothing_is_there(checkout: Path, on: Callable[[str], None], machine: str, hint: str) -> None:  # fmt: skip
     on(machine)
