@@ -202,6 +202,43 @@ def _say_what_would_run(options: Options, binaries: dist.Artifacts) -> None:
     say(f"would then check the result, run it, and publish it in {where}/")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What Debian has of what images are made of and with.
+
+    Args:
+        updates: whether its archive of security updates has answered.
+        root: packages of the one image.
+        rootless: packages of the other, which has those of the first too.
+        tools: packages that unpack those, where the base is made here.
+        helpers: packages that complete the image and are not in it.
+    """
+
+    updates: bool
+    root: Sequence[Package]
+    rootless: Sequence[Package]
+    tools: Sequence[Package]
+    helpers: Sequence[Package]
+
+    @classmethod
+    def ask(cls, archive: Archive) -> _Known:
+        with step("asking Debian for its packages"):
+            return cls(
+                updates=archive.update(),
+                root=archive.resolve("root"),
+                rootless=archive.resolve("root", "rootless"),
+                tools=archive.resolve("tools"),
+                helpers=archive.resolve("helpers"),
+            )
+
+    def fetch(self, archive: Archive, folder: Path) -> None:
+        """Have all in the cache, and what the build unpacks in folders."""
+        archive.fetch([*self.rootless, *self.tools, *self.helpers])
+        archive.place(self.root, folder / "root")
+        archive.place([one for one in self.rootless if one not in self.root], folder / "rootless")
+        archive.place(self.helpers, folder / "helpers")
+
+
 def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcome:
     manifest = binaries.manifest
     when = datetime.fromisoformat(manifest["source"]["time"])
@@ -212,21 +249,15 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
         archive.locked(),
         dist.staging(options.target, part=f"{dist.IMAGE}/{options.variant}") as stage,
     ):
-        with step("asking Debian for its packages"):
-            updates = archive.update()
-            common, every = archive.resolve("root"), archive.resolve("root", "rootless")
-            unpacking, helpers = archive.resolve("tools"), archive.resolve("helpers")
-        packages = common if options.variant is Variant.ROOT else every
+        known = _Known.ask(archive)
+        packages = known.root if options.variant is Variant.ROOT else known.rootless
         digest = _inputs(options, binaries, packages, epoch)
         if previous and not options.force and previous.made_of(digest):
             return Outcome(previous, up_to_date=True, seconds=time.time() - started)
         scratch = stage / "scratch"
         with step("fetching what is missing"):
-            archive.fetch([*every, *unpacking, *helpers])
-            archive.place(common, scratch / "root")
-            archive.place([p for p in every if p not in common], scratch / "rootless")
-            archive.place(helpers, scratch / "helpers")
-            base = tools.ensure(options.base, archive, unpacking, yes=options.yes)
+            known.fetch(archive, scratch)
+            base = tools.ensure(options.base, archive, known.tools, yes=options.yes)
         created = manifest["source"]["time"]
         request = engines.Request(
             variant=options.variant, base=base, packages=scratch, binaries=binaries.path / "bin",
@@ -251,7 +282,7 @@ def _build(options: Options, binaries: dist.Artifacts, started: float) -> Outcom
             "finished": timestamps.now(),
             "seconds": round(time.time() - started, 1),
         }
-        _describe(options, stage, binaries, packages, record, epoch, updates=updates)
+        _describe(options, stage, binaries, packages, record, epoch, updates=known.updates)
         with step("checking the image, and running it"), _told_when_full(stage):
             check.require_good(stage, options.variant, options.target)
         artifacts = dist.publish_part(stage, options.target, f"{dist.IMAGE}/{options.variant}")

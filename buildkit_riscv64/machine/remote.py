@@ -313,6 +313,7 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
     Raises:
         MachineError: the connection was lost.
         CheckError: what arrived is not what was sent.
+        UsageError: the far side tells of something else.
     """
     brought = []
     results = False
@@ -323,39 +324,41 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
         if here.name != dist.SUMS:
             results = True
             continue
-        match = _MADE.fullmatch(path)
-        if match is None:
-            raise UsageError(
-                f"{there.destination.name} tells of {path!r}, which is nothing of ours",
-                "check what its login shell prints: `ssh HOST true` must print nothing",
-            )
-        target, part = Target.parse(match["target"]), match["part"] or ""
-        with dist.lock(target), dist.staging(target, part=part) as stage:
-            there.destination.rsync(
-                "--archive", "--no-owner", "--no-group",
-                # Each part has sums of its own, and comes after its binaries.
-                *([] if part else [f"--exclude=/{name}" for name in dist.PARTS]),
-                f":{there.folder}/{Path(path).parent}/", f"{stage}/",
-            )  # fmt: skip
-            if damaged := _damaged(stage, digest):
-                raise CheckError(
-                    f"{target.name}/{f'{part}/' if part else ''}{damaged} is not what {there.destination.name} made",
-                    "run it again: the transfer was damaged, or the files there are",
-                )
-            artifacts = (
-                dist.publish_part(stage, target, part)
-                if part
-                else dist.publish(stage, target, machine=there.arch)
-            )
-            brought.append(artifacts.path)
-            if part:
-                evidence.tell_stale(target)
+        brought.append(_bring(there, path, digest))
     if results:
         there.destination.rsync(
             "--archive", "--no-owner", "--no-group", "--update",
             f":{there.folder}/{RESULTS}/", f"{project.ROOT / RESULTS}/",
         )  # fmt: skip
     return brought
+
+
+def _bring(there: There, path: str, digest: str) -> Path:
+    """Bring back one folder, whole or not at all; `path` is where its sums are there."""
+    match = _MADE.fullmatch(path)
+    if match is None:
+        raise UsageError(
+            f"{there.destination.name} tells of {path!r}, which is nothing of ours",
+            "check what its login shell prints: `ssh HOST true` must print nothing",
+        )
+    target, part = Target.parse(match["target"]), match["part"] or ""
+    with dist.lock(target), dist.staging(target, part=part) as stage:
+        there.destination.rsync(
+            "--archive", "--no-owner", "--no-group",
+            # Each part has sums of its own, and comes after its binaries.
+            *([] if part else [f"--exclude=/{name}" for name in dist.PARTS]),
+            f":{there.folder}/{Path(path).parent}/", f"{stage}/",
+        )  # fmt: skip
+        if damaged := _damaged(stage, digest):
+            raise CheckError(
+                f"{target.name}/{f'{part}/' if part else ''}{damaged} is not what {there.destination.name} made",
+                "run it again: the transfer was damaged, or the files there are",
+            )
+        if not part:
+            return dist.publish(stage, target, machine=there.arch).path
+        artifacts = dist.publish_part(stage, target, part)
+        evidence.tell_stale(target)
+    return artifacts.path
 
 
 def _damaged(stage: Path, digest: str) -> str:
