@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from .errors import UsageError
 
+#: The kernel's names of architectures, where Go has others; also qemu's and Python's.
+_UNAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+
 
 class Architecture(StrEnum):
     """An architecture, by Go's name for it (also OCI's)."""
@@ -19,7 +22,7 @@ class Architecture(StrEnum):
     @property
     def uname(self) -> str:
         """The kernel's name, as `uname -m` prints it; also qemu's and Python's."""
-        return {"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64"}[self]
+        return _UNAMES.get(self, self.value)
 
     @property
     def elf_machine(self) -> str:
@@ -91,8 +94,7 @@ class Platform(StrEnum):
     @property
     def qemu(self) -> str:
         """QEMU's name of the architecture, as in `qemu-aarch64`."""
-        names = {"amd64": "x86_64", "arm64": "aarch64"}
-        return names.get(self.architecture, self.architecture)
+        return _UNAMES.get(self.architecture, self.architecture)
 
     @property
     def uname(self) -> str:

@@ -171,8 +171,9 @@ def probe(
         timeout: seconds; code 124 when they pass, as timeout(1) has it. A
             command without one may run long, so it cannot outlive us.
 
-    Code 126, as a shell has it, is a file that cannot be executed: not
-    permitted, for another architecture, or its loader is missing.
+    Returns:
+        How it ended. Code 126, as a shell has it, is a file that cannot be executed: not
+        permitted, for another architecture, or its loader is missing.
 
     Raises:
         MissingRequirementError: there is no such command.

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import process
@@ -33,7 +33,7 @@ class Destination:
 
     name: str
     config: Path | None = None
-    options: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = ()
 
     def ssh(self, *args: str) -> list[str]:
         """The ssh command, without the destination."""
