@@ -205,7 +205,14 @@ class Bench:
 def measure(
     case: Declared, compared: Sequence[Side], folder: Path, recorder: profiles.Recorder | None
 ) -> Case:
-    """Run a case as often as it is declared, all sides in turns."""
+    """Run a case as often as it is declared, all sides in turns.
+
+    Args:
+        case: what is measured.
+        compared: the sides.
+        folder: for what they leave.
+        recorder: keeps profiles of our daemon.
+    """
     bench = Bench(case, Path(tempfile.mkdtemp(dir=folder)), recorder)
     return in_turns(
         Case(name=case.name, description=case.description),
@@ -303,6 +310,9 @@ def main(options: Options) -> tuple[dict[str, Any], Path] | None:
 
     Returns:
         The run, and where the report is; None when it was only to be said what would run.
+
+    Raises:
+        UsageError: as of :func:`run`, or the profile's folder is not there.
     """
     if options.profile and not Path(options.profile).absolute().parent.is_dir():
         raise UsageError(f"--profile {options.profile}: no such folder", "make it first")

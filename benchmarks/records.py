@@ -42,7 +42,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Append a run to the results of this kind of machine."""
+    """Append a run to the results of this kind of machine.
+
+    Raises:
+        CheckError: it is not as the schema has it, or what is kept is not.
+    """
     facts = run["host"]
     path = folder / f"{NAME}.linux-{facts['arch']}.{facts['execution']}.json"
     new: dict[str, Any] = {"name": NAME, "format": FORMAT, "runs": []}

@@ -60,6 +60,11 @@ OTHER_NAMES = {
 def install(packages: list[str], *, yes: bool, dry: bool = False) -> bool:
     """Install Debian packages, after a question.
 
+    Args:
+        packages: their names.
+        yes: do not ask.
+        dry: only say what would run.
+
     Returns:
         False when the answer was no.
 

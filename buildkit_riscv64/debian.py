@@ -66,7 +66,13 @@ def security() -> str:
 
 
 def source(archive: str, suite: str, options: str = "") -> str:
-    """A line of sources.list(5)."""
+    """A line of sources.list(5).
+
+    Args:
+        archive: an archive's address.
+        suite: what it has there.
+        options: more of them, with a space before.
+    """
     return f"deb [signed-by={KEYRING}{options}] {archive} {suite} main"
 
 

@@ -240,6 +240,11 @@ def _run(commands: Iterable[Sequence[str]], *, dry: bool = False) -> None:
 def mend(phases: Iterable[Phase], *, yes: bool, dry: bool = False) -> list[Finding]:
     """Install what phases lack, and run what mends the rest.
 
+    Args:
+        phases: they are to have what they need.
+        yes: do not ask.
+        dry: only say what would run.
+
     Returns:
         What is found afterwards.
 
@@ -258,6 +263,13 @@ def mend(phases: Iterable[Phase], *, yes: bool, dry: bool = False) -> list[Findi
 
 def main(phase: str, *, fix: bool, yes: bool, json: bool, dry: bool) -> None:
     """`invoke doctor`.
+
+    Args:
+        phase: only what this one needs; all when empty, but for the emulated machine.
+        fix: mend what can be mended first.
+        yes: do not ask about that.
+        json: tell it for scripts.
+        dry: only say how it would be mended.
 
     Raises:
         UsageError: there is no such phase.

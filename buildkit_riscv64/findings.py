@@ -38,7 +38,15 @@ Findings = Mapping[str, Sequence[Finding]]
 
 
 def judged(subject: str, check: str, good: bool, seen: object, expected: object) -> Finding:  # noqa: FBT001
-    """A finding that is good, or says what was expected."""
+    """A finding that is good, or says what was expected.
+
+    Args:
+        subject: what it belongs to.
+        check: what was looked at.
+        good: whether that is as it should be.
+        seen: for people; a list is joined where it is good.
+        expected: for people, where it is not.
+    """
     if good:
         shown = ", ".join(map(str, seen)) if isinstance(seen, list) and seen else str(seen)
         return Finding(subject, check, Status.OK, shown)

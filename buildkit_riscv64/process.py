@@ -220,6 +220,14 @@ def read(
 ) -> str:
     """The output of a command that changes nothing and must succeed.
 
+    Args:
+        args: the command.
+        cwd: where to run it.
+        env: the whole environment; by default :func:`environment`.
+        timeout: as that of :func:`probe`.
+        error: what it raises when that fails.
+        hint: how to mend that.
+
     Raises:
         Failure: of the class `error`, when it fails.
         MissingRequirementError: there is no such command.
@@ -259,7 +267,7 @@ class Group:
         stderr: int | None = None,
         stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
-        """Start a command in the group.
+        """Start a command in the group; its arguments are those of :func:`guarded`.
 
         Raises:
             MissingRequirementError: there is no such command.
@@ -309,6 +317,15 @@ def guarded(
     grace: float = GRACE_SECONDS,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running command whose whole group is gone when the block ends, `grace` seconds later.
+
+    Args:
+        args: the command.
+        cwd: where to run it.
+        env: the whole environment; by default :func:`environment`.
+        stdout: a file descriptor, or what subprocess has for one.
+        stderr: the same.
+        stdin: the same; nothing by default.
+        grace: seconds.
 
     Raises:
         MissingRequirementError: there is no such command.
@@ -474,6 +491,12 @@ def filtered(
     error: type[Failure] = BuildError,
 ) -> bytes:
     """What a filter makes of `data`.
+
+    Args:
+        args: the filter.
+        data: its input.
+        cwd: where to run it.
+        error: what it raises when it fails.
 
     Raises:
         Failure: of the class `error`, when it fails.

@@ -254,6 +254,11 @@ class Client:
     def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any | None:
         """Change something; None where it is there already, or gone already.
 
+        Args:
+            method: of HTTP.
+            path: below the API's address.
+            body: sent as JSON.
+
         Raises:
             NetworkError: it was not done, or nobody knows.
         """

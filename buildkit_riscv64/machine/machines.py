@@ -109,7 +109,11 @@ class Machine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its configuration: shape, base, port, when it was created."""
+        """Its configuration: shape, base, port, when it was created.
+
+        Raises:
+            MachineError: it is damaged.
+        """
         try:
             settings: dict[str, Any] = json.loads((self.path / "machine.json").read_text())
             if missing := {"id", "base", "cpus", "memory", "disk"} - set(settings):
