@@ -38,9 +38,10 @@ def run(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_scripts_can_be_executed_and_read() -> None:
+def test_scripts_can_be_executed() -> None:
     for path in (ENTRYPOINT, DAEMONLESS, FILES / "packages/unpack", FILES / "packages/complete"):
-        assert path.stat().st_mode & 0o777 == 0o755
+        # Of its mode git keeps this alone.
+        assert path.stat().st_mode & 0o100
         assert run("-n", path).returncode == 0
 
 

@@ -24,10 +24,19 @@ def test_every_tool_is_looked_at() -> None:
     assert names >= set(suites.tools(suites.SUITES.values()))
 
 
-@pytest.mark.parametrize(("uid", "status"), [(0, Status.OK), (1000, Status.FAIL)])
-def test_root(monkeypatch: pytest.MonkeyPatch, uid: int, status: Status) -> None:
+@pytest.mark.parametrize(
+    ("uid", "sudo", "status", "fix"),
+    [
+        (0, None, Status.OK, ""),
+        (1000, Path("/usr/bin/sudo"), Status.WARN, "`sudo .venv/bin/invoke validate`"),
+        (1000, None, Status.FAIL, "be root, or use the emulated machine"),
+    ],
+)
+def test_root(monkeypatch: pytest.MonkeyPatch, uid: int, sudo: Path | None, status: Status, fix: str) -> None:  # fmt: skip
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert needs._root().status is status
+    monkeypatch.setattr(process, "which", {"sudo": sudo}.get)
+    seen = needs._root()
+    assert (seen.status, seen.fix) == (status, fix)
 
 
 @pytest.mark.parametrize(("free", "status"), [(20, Status.OK), (11, Status.WARN)])
