@@ -106,23 +106,19 @@ def test_oci(builder: Builder, context: Path) -> None:
     dest = builder.place()
     builder.build(context, f"--output=type=oci,name=example.org/oci:tag,dest={dest}").good()
     with tarfile.open(dest) as archive:
-        archive.extractall(builder.place(), filter="data")  # twice the same name is an error
+        names = archive.getnames()
         index = _json(archive, "index.json")
+    assert len(names) == len(set(names))
     (descriptor,) = index["manifests"]
     assert descriptor["digest"] == image.digest
     assert descriptor["annotations"]["io.containerd.image.name"] == "example.org/oci:tag"
-    assert {base.name, copied.name, ran.name} <= {Path(name).name for name in _names(dest)}
+    assert {base.name, copied.name, ran.name} <= {Path(name).name for name in names}
 
 
 def _json(archive: tarfile.TarFile, name: str) -> Any:
     member = archive.extractfile(name)
     assert member
     return json.load(member)
-
-
-def _names(path: Path) -> list[str]:
-    with tarfile.open(path) as archive:
-        return archive.getnames()
 
 
 def test_docker(builder: Builder, context: Path) -> None:
