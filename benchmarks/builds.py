@@ -26,7 +26,7 @@ from benchmarks.measure import (
     peak_bytes,
 )
 from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import apt, binfmt, dist, host, process, timestamps
+from buildkit_riscv64 import apt, binfmt, dist, host, process, storage, timestamps
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.console import count, emit_json, say, table
 from buildkit_riscv64.errors import BuildError, UsageError
@@ -246,7 +246,7 @@ def _workshop() -> Iterator[Path]:
     of the next one's processor time.
     """
     place = Path(os.environ.get("TMPDIR") or "/var/tmp")
-    dist.require_space(
+    storage.require_space(
         place,
         NEEDED_BYTES,
         "the daemons may need",
@@ -321,7 +321,7 @@ def main(options: Options) -> tuple[dict[str, Any], Path] | None:
             say(f"would measure, {count(case.count, 'time')}: {case.name}: {case.description}")
         return None
     taken = run(options)
-    say(f"kept in {dist.shown(records.keep(taken, options.results))}")
+    say(f"kept in {storage.shown(records.keep(taken, options.results))}")
     output = Path(options.output) if options.output else dist.benchmark_folder()
     return taken, page.write(options.results, output)
 
@@ -349,4 +349,4 @@ def report(outcome: tuple[dict[str, Any], Path] | None, *, json: bool) -> None:
         [(row.case, row.metric, *row.values, *row.told[:columns]) for row in records.rows(taken)],
         title="Benchmarks",
     )
-    say(f"the report is {dist.shown(place)}")
+    say(f"the report is {storage.shown(place)}")

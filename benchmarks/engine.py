@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.declaration import Declared
 from benchmarks.sides import DOCKER, OURS, Build, Running, Side
-from buildkit_riscv64 import dist, process
+from buildkit_riscv64 import process, storage
 from buildkit_riscv64.image import daemon, layout
 from tests.integration import dockerd
 from tests.validation.bases import BaseImage
@@ -88,7 +88,7 @@ class InTheEngine(_Builder):
         return {
             "label": self.label,
             "version": f"docker {said.split()[2].rstrip(',')}",
-            "sha256": {"dockerd": dist.sha256(self.binaries / dockerd.DOCKERD)},
+            "sha256": {"dockerd": storage.sha256(self.binaries / dockerd.DOCKERD)},
         }
 
     @contextlib.contextmanager

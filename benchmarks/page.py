@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from benchmarks import ratios, records
 from benchmarks.records import METRICS, shown
-from buildkit_riscv64 import dist, pages
+from buildkit_riscv64 import pages, storage
 from buildkit_riscv64.errors import CheckError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def write(results: Path, output: Path) -> Path:
     """
     paths = sorted(results.glob(f"{records.NAME}.*.json"))
     if not paths:
-        raise CheckError(f"no results in {dist.shown(results)}", "run `invoke benchmark` first")
+        raise CheckError(f"no results in {storage.shown(results)}", "run `invoke benchmark` first")
     output.mkdir(parents=True, exist_ok=True)
-    dist.write_whole(output / pages.INDEX, render([records.load(path) for path in paths]))
+    storage.write_whole(output / pages.INDEX, render([records.load(path) for path in paths]))
     return output / pages.INDEX

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import ratios
 from benchmarks.measure import RESULTS
-from buildkit_riscv64 import dist, schemas
+from buildkit_riscv64 import schemas, storage
 from buildkit_riscv64.console import size
 from buildkit_riscv64.errors import CheckError
 
@@ -37,7 +37,7 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
-        raise CheckError(f"cannot use {dist.shown(path)}: {wrong}", f"git checkout {path.name}")
+        raise CheckError(f"cannot use {storage.shown(path)}: {wrong}", f"git checkout {path.name}")
     return dict(results)
 
 
@@ -55,7 +55,7 @@ def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
     if wrong := schemas.objection(results, schemas.BENCHMARK):
         raise CheckError(f"this run cannot be kept: {wrong}", "this is a defect: report it")
     folder.mkdir(parents=True, exist_ok=True)
-    dist.write_json(path, results)
+    storage.write_json(path, results)
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.declaration import Declared
-from buildkit_riscv64 import dist, locks, pins, process, project
+from buildkit_riscv64 import dist, locks, pins, process, project, storage
 from buildkit_riscv64.arch import Platform, Target
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries import source as sources
@@ -89,7 +89,7 @@ class Side:
         return {
             "label": self.label,
             "version": self._version(),
-            "sha256": {one: dist.sha256(self.binaries / one) for one in dist.COMMANDS},
+            "sha256": {one: storage.sha256(self.binaries / one) for one in dist.COMMANDS},
         }
 
     def _version(self) -> str:
@@ -156,7 +156,7 @@ def _unpack(archive: Path) -> Path:
                 (folder / command).chmod(0o755)
 
     try:
-        return _cached(dist.sha256(archive)[:16], make)
+        return _cached(storage.sha256(archive)[:16], make)
     except (tarfile.TarError, EOFError, KeyError, OSError) as error:
         raise UsageError(
             f"--against {archive}: no tarball with bin/buildkitd and bin/buildctl: {error}",

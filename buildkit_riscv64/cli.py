@@ -43,9 +43,9 @@ def _translate(error: BaseException) -> Failure:
     if isinstance(error, OSError):
         from pathlib import Path
 
-        from .dist import storage_error
+        from . import storage
 
-        return storage_error(error, Path(error.filename or "."))
+        return storage.failure(error, Path(error.filename or "."))
     return Failure(
         f"unexpected {type(error).__name__}: {error}",
         "this is a defect: run it again as `invoke --debug …` and report what it prints",

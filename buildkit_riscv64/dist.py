@@ -37,7 +37,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -46,9 +45,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import host, project
+from . import project, storage
 from .arch import Architecture, Target
-from .console import size
 from .errors import BusyError, CheckError, NotNativeError, StorageError, UsageError
 
 #: The commands, in the order in which upstream lists them.
@@ -118,27 +116,6 @@ def image_archive(version: str, target: Target, suffix: str) -> str:
     return f"buildkit{suffix}-{version}.{target.name}.image.tar"
 
 
-def sha256(path: Path) -> str:
-    """A file's digest, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 @dataclass(frozen=True)
 class Artifacts:
     """A target's finished folder."""
@@ -186,7 +163,10 @@ class Artifacts:
                 stat = (self.path / name).stat()
                 if stat.st_size != file["size"]:
                     return False
-                if stat.st_mtime_ns > finished and sha256(self.path / name) != file["sha256"]:
+                if (
+                    stat.st_mtime_ns > finished
+                    and storage.sha256(self.path / name) != file["sha256"]
+                ):
                     return False
         except (OSError, KeyError, TypeError, ValueError):
             return False
@@ -242,11 +222,13 @@ def load(path: Path, name: str = "") -> Artifacts:
         if not isinstance(manifest, dict):
             raise TypeError("not an object")
     except FileNotFoundError as error:
-        raise CheckError(f"no {what} in {shown(path)}", f"run `invoke {maker}` first") from error
+        raise CheckError(
+            f"no {what} in {storage.shown(path)}", f"run `invoke {maker}` first"
+        ) from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         force = "" if name == RESULTS else " --force"
         raise CheckError(
-            f"cannot read {shown(path / name)}: {error}",
+            f"cannot read {storage.shown(path / name)}: {error}",
             f"run `invoke {maker}{force}` to make it anew",
         ) from error
     return Artifacts(path, manifest)
@@ -299,17 +281,14 @@ def targets() -> list[Target]:
     return found
 
 
-def shown(path: Path) -> Path:
-    """A path as short as it is clear: relative to the current directory where it is below."""
-    with contextlib.suppress(ValueError):
-        return path.relative_to(Path.cwd())
-    return path
-
-
 def record(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
     """Name, size in bytes and sha256 of files."""
     return [
-        {"name": name, "size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        {
+            "name": name,
+            "size": (folder / name).stat().st_size,
+            "sha256": storage.sha256(folder / name),
+        }
         for name in names
     ]
 
@@ -317,40 +296,6 @@ def record(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
 def sums(records: Iterable[Mapping[str, Any]]) -> str:
     """The text of SHA256SUMS, for `sha256sum --check`."""
     return "".join(f"{r['sha256']}  {r['name']}\n" for r in records)
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """What went wrong with writing, in our words."""
-    place = shown(Path(error.filename) if error.filename else path)
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return StorageError(f"no space left while writing {place}", "free some space; df -h .")
-        case errno.EROFS | errno.EACCES | errno.EPERM:
-            return StorageError(
-                f"cannot write {place}: {error.strerror}", f"make {shown(path)} writable for you"
-            )
-    return StorageError(f"cannot write {place}: {error.strerror}", "check the file system")
-
-
-def require_space(
-    place: Path, needed: int, what: str, hint: str = "free some space; df -h ."
-) -> None:
-    """Refuse to begin what a full disk would end.
-
-    Args:
-        place: where it writes.
-        needed: bytes, at most.
-        what: it does with them, as in "a build needs".
-        hint: what to do if there are not so many.
-
-    Raises:
-        StorageError: there are not.
-    """
-    free = host.free_bytes(place)
-    if free < needed:
-        raise StorageError(
-            f"only {size(free)} free for {shown(place)}, and {what} {size(needed)}", hint
-        )
 
 
 def _remove(path: Path) -> None:
@@ -427,7 +372,7 @@ def _held(name: str, dist: Path) -> Iterator[None]:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         _give(file)
     except OSError as error:
-        raise storage_error(error, dist) from error
+        raise storage.failure(error, dist) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -499,7 +444,7 @@ def _emptied(leftovers: tuple[Path, Path]) -> Iterator[Path]:
             _remove(path)
         _make(stage)
     except OSError as error:
-        raise storage_error(error, stage.parent) from error
+        raise storage.failure(error, stage.parent) from error
     try:
         yield stage
     finally:
@@ -550,7 +495,7 @@ def _keep(previous: Artifacts | None, staged: Artifacts) -> None:
             try:
                 shutil.copytree(there, here, symlinks=True, copy_function=os.link)
             except OSError as error:
-                raise storage_error(error, here) from error
+                raise storage.failure(error, here) from error
 
 
 def publish_part(stage: Path, target: Target, part: str) -> Artifacts:
@@ -586,5 +531,5 @@ def _put(stage: Path, final: Path) -> Artifacts:
         else:
             stage.rename(final)
     except OSError as error:
-        raise storage_error(error, final) from error
+        raise storage.failure(error, final) from error
     return load(final)

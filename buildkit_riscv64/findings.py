@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import dist
+from . import dist, storage
 from .console import Status, count, emit_json, say, table
 from .errors import CheckError
 
@@ -68,7 +68,7 @@ def of_files(artifacts: dist.Artifacts, besides: Iterable[str] = ()) -> Iterator
     folder, listed = artifacts.path, artifacts.files
     for name, record in listed.items():
         try:
-            seen = dist.sha256(folder / name)
+            seen = storage.sha256(folder / name)
         except OSError as error:
             yield Finding(name, "sha256", Status.FAIL, f"cannot be read: {error.strerror}")
             continue

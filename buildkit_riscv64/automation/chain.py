@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import dist
+from .. import dist, storage
 from ..arch import Architecture, Target
 from ..errors import CheckError
 from ..host import Execution
@@ -62,7 +62,8 @@ def verdict(binaries: dist.Artifacts) -> Mapping[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(
-            f"cannot read {dist.shown(path)}: {error}", "run `invoke verify-binaries --cross-check`"
+            f"cannot read {storage.shown(path)}: {error}",
+            "run `invoke verify-binaries --cross-check`",
         ) from error
 
 
@@ -121,7 +122,7 @@ def _link(name: str, made_by: str, folder: Path, look: Callable[[dist.Artifacts]
     except CheckError as error:
         return Link(name=name, made_by=made_by, artifacts=None, reasons=(error.brief,))
     except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{dist.shown(folder)}: its manifest makes no sense ({error!r})"
+        reason = f"{storage.shown(folder)}: its manifest makes no sense ({error!r})"
         return Link(name=name, made_by=made_by, artifacts=None, reasons=(reason,))
 
 

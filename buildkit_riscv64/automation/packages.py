@@ -31,6 +31,7 @@ from .. import (
     process,
     project,
     schemas,
+    storage,
     timestamps,
 )
 from ..arch import Target
@@ -147,7 +148,7 @@ def _binaries(target: Target) -> dist.Artifacts:
         pins.release_tag(found.manifest["version"])
     except UsageError as error:
         raise CheckError(
-            f"{dist.shown(found.path)} has {found.manifest['version']}, which is no release",
+            f"{storage.shown(found.path)} has {found.manifest['version']}, which is no release",
             "build the pinned source: `invoke build-binaries`",
         ) from error
     return found
@@ -172,9 +173,9 @@ def build(options: Options) -> dist.Outcome:
     version = f"{binaries.manifest['version'].removeprefix('v')}-{options.revision}"
     files = [file_name(name, form, version, target) for name in NAMES for form in FORMATS]
     if options.dry:
-        say(f"would package {', '.join(binaries.programs)} of {dist.shown(binaries.path)} as")
+        say(f"would package {', '.join(binaries.programs)} of {storage.shown(binaries.path)} as")
         for file in files:
-            say(f"  {dist.shown(place / file)}")
+            say(f"  {storage.shown(place / file)}")
         return dist.Outcome(None, up_to_date=False, seconds=time.time() - started)
     apt.provide(["dpkg-deb"], yes=options.yes)
     with step("fetching Go and nfpm, where they are not there yet"):
@@ -194,7 +195,7 @@ def build(options: Options) -> dist.Outcome:
             _describe(stage, files, version, options, binaries, digest)
             artifacts = dist.publish_part(stage, target, dist.PACKAGES)
         except OSError as error:
-            raise dist.storage_error(error, stage) from error
+            raise storage.failure(error, stage) from error
     return dist.Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
@@ -333,7 +334,7 @@ def _describe(
     }
     if wrong := schemas.objection(manifest, schemas.PACKAGES):
         raise CheckError(f"{dist.MANIFEST}: {wrong}", "this is a defect: report it")
-    dist.write_json(stage / dist.MANIFEST, manifest)
+    storage.write_json(stage / dist.MANIFEST, manifest)
     (stage / dist.SUMS).write_text(dist.sums([*records, *dist.record(stage, [dist.MANIFEST])]))
 
 
@@ -345,11 +346,11 @@ def load(target: Target) -> dist.Artifacts:
             are there now.
     """
     found = dist.load(dist.folder(target) / dist.PACKAGES)
-    place = dist.shown(found.path)
+    place = storage.shown(found.path)
     if wrong := schemas.objection(found.manifest, schemas.PACKAGES):
         raise CheckError(f"{place}/{dist.MANIFEST}: {wrong}", REMEDY)
     for name, file in found.files.items():
-        if not (found.path / name).is_file() or dist.sha256(found.path / name) != file["sha256"]:
+        if not (found.path / name).is_file() or storage.sha256(found.path / name) != file["sha256"]:
             raise CheckError(f"{place}/{name} is missing, or damaged", REMEDY)
     binaries = _binaries(target)
     now = {p: binaries.files[dist.binary(p)]["sha256"] for p in binaries.programs}

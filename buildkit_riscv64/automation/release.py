@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from .. import apt, dist, pages, process
+from .. import apt, dist, pages, process, storage
 from ..arch import Architecture, Target
 from ..console import count, say, step, warn
 from ..errors import CheckError, MismatchError, NetworkError, UsageError
@@ -185,7 +185,7 @@ def _take(asset: Asset, stage: Path) -> dict[str, Any]:
     (record,) = dist.record(stage, [asset.name])
     if asset.sha256 and record["sha256"] != asset.sha256:
         raise CheckError(
-            f"{dist.shown(asset.path)} is not what SHA256SUMS beside it says: it was changed or damaged",
+            f"{storage.shown(asset.path)} is not what SHA256SUMS beside it says: it was changed or damaged",
             "make it anew: `invoke status` names the command",
         )
     return {**record, "what": asset.what}
@@ -217,7 +217,7 @@ def _gather(
         files.append(
             {**dist.record(stage, [PUBLIC_KEY])[0], "what": "the key that signed the sums"}
         )
-    dist.write_json(stage / DESCRIPTION, description)
+    storage.write_json(stage / DESCRIPTION, description)
     own = {**dist.record(stage, [DESCRIPTION])[0], "what": "this list, as data"}
     (stage / dist.SUMS).write_text(dist.sums([*files, own]))
     if signer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import dist, pages
+from .. import dist, pages, storage
 from ..console import count, duration, emit_json, say, size, step_summary, table, warn
 from . import chain, pinned, release, repository, status, track
 
@@ -69,7 +69,7 @@ def released(outcome: release.Outcome, *, json: bool) -> None:
     if described["key"]:
         say(f"signed by {described['key']}")
     if outcome.artifacts:
-        say(f"the files are in {dist.shown(outcome.artifacts.path)}/, {duration(outcome.seconds)} in all")  # fmt: skip
+        say(f"the files are in {storage.shown(outcome.artifacts.path)}/, {duration(outcome.seconds)} in all")  # fmt: skip
     else:
         say("nothing was published")
 
@@ -117,7 +117,7 @@ def packaged(outcome: dist.Outcome, *, json: bool) -> None:
     done = "nothing has changed" if outcome.up_to_date else f"made in {duration(outcome.seconds)}"
     held = count(len(manifest["binaries"]), "program")
     say(f"BuildKit {manifest['package_version']} for {manifest['target']}, {held}: {done}")
-    say(f"the files are in {dist.shown(outcome.artifacts.path)}/")
+    say(f"the files are in {storage.shown(outcome.artifacts.path)}/")
 
 
 def published(outcome: repository.Outcome, *, json: bool) -> None:
@@ -129,7 +129,7 @@ def published(outcome: repository.Outcome, *, json: bool) -> None:
     ]  # fmt: skip
     table(header, rows, title="Repositories of packages")
     if outcome.artifacts is None:
-        say(f"would publish them in {dist.shown(dist.repository_folder())}/")
+        say(f"would publish them in {storage.shown(dist.repository_folder())}/")
         return
     manifest = outcome.artifacts.manifest
     if json:
@@ -139,5 +139,5 @@ def published(outcome: repository.Outcome, *, json: bool) -> None:
     else:
         warn("not signed: for trying, and for nothing else")
     done = "nothing has changed" if outcome.up_to_date else f"made in {duration(outcome.seconds)}"
-    place = dist.shown(outcome.artifacts.path)
+    place = storage.shown(outcome.artifacts.path)
     say(f"{place}/: {done}; serve it as it is, {place / pages.INDEX} says how to install")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from .. import apt, digests, dist, pages, process
+from .. import apt, digests, dist, pages, process, storage
 from ..arch import Target
 from ..console import step, warn
 from ..errors import BuildError, CheckError, UsageError
@@ -175,7 +175,7 @@ def publish(options: Options) -> Outcome:
             _describe(stage, options, found, signer, digest)
             artifacts = dist.publish_repository(stage)
         except OSError as error:
-            raise dist.storage_error(error, stage) from error
+            raise storage.failure(error, stage) from error
     return Outcome(artifacts, up_to_date=False, seconds=time.time() - started, published=found)
 
 
@@ -231,7 +231,7 @@ def _apt(folder: Path, found: Sequence[dist.Artifacts], signer: signing.Signer |
     for index in list(release.glob(f"{COMPONENT}/*/Packages*")):
         by_hash = index.parent / "by-hash" / "SHA256"
         by_hash.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(index, by_hash / dist.sha256(index))
+        shutil.copyfile(index, by_hash / storage.sha256(index))
     if signer:
         signer.clearsign(release / "Release", release / "InRelease")
         signer.sign_detached(release / "Release", release / "Release.gpg")
@@ -325,6 +325,6 @@ def _describe(
         "build": {"inputs": digest},
         "files": dist.record(stage, names),
     }
-    dist.write_json(stage / dist.MANIFEST, manifest)
+    storage.write_json(stage / dist.MANIFEST, manifest)
     records = [*dist.record(stage, names), *dist.record(stage, [dist.MANIFEST])]
     (stage / dist.SUMS).write_text(dist.sums(records))

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import digests, dist, host, pins, project, timestamps
+from .. import digests, dist, host, pins, project, storage, timestamps
 from ..arch import Target
 from ..console import say, step
 from ..errors import BuildError, UsageError
@@ -195,7 +195,7 @@ def _describe(
     manifest["files"] = binaries + dist.record(stage, others)
     (stage / dist.PROVENANCE).write_text(provenance.statement(manifest))
     manifest["files"] += dist.record(stage, [dist.PROVENANCE])
-    dist.write_json(stage / dist.MANIFEST, manifest)
+    storage.write_json(stage / dist.MANIFEST, manifest)
     files = [*manifest["files"], *dist.record(stage, [dist.MANIFEST])]
     (stage / dist.SUMS).write_text(dist.sums(files))
 
@@ -292,7 +292,7 @@ def build(options: Options) -> dist.Outcome:
         from . import cc
 
         cc.provide(yes=options.yes)
-    dist.require_space(project.DIST, plan.needed_bytes, "a build needs")
+    storage.require_space(project.DIST, plan.needed_bytes, "a build needs")
     with dist.lock(target), dist.staging(target) as stage:
         try:
             (stage / "bin").mkdir()
@@ -308,7 +308,7 @@ def build(options: Options) -> dist.Outcome:
             require_good(stage, target, go)
             artifacts = dist.publish(stage, target)
         except OSError as error:
-            raise dist.storage_error(error, stage) from error
+            raise storage.failure(error, stage) from error
     return dist.Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
@@ -323,7 +323,7 @@ def _take_over(
     if previous is None:
         return None
     files = previous.files
-    if any(dist.sha256(previous.path / name) != files[name]["sha256"] for name in names):
+    if any(storage.sha256(previous.path / name) != files[name]["sha256"] for name in names):
         return None
     for name in names:
         (stage / name).hardlink_to(previous.path / name)
@@ -401,7 +401,7 @@ def _say_what_would_run(plan: _Plan) -> None:
         variables = _assigned(part.environment(plan.target))
         build = [*part.flags, *part.job.packages]
         _say_command([*variables, "go", "build", *build], part.directory, plan.pinned)
-    say(f"would then check the result and publish it in {dist.shown(dist.folder(plan.target))}/")
+    say(f"would then check the result and publish it in {storage.shown(dist.folder(plan.target))}/")
 
 
 def _assigned(variables: Mapping[str, str]) -> list[str]:
@@ -411,7 +411,7 @@ def _assigned(variables: Mapping[str, str]) -> list[str]:
 def _say_command(command: Sequence[str], directory: Path, pinned: pins.Pins) -> None:
     from .. import process
 
-    say(f"would run, with {pinned.go_version} in {dist.shown(directory)}:")
+    say(f"would run, with {pinned.go_version} in {storage.shown(directory)}:")
     say(f"  {process.show(command)}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import apt, dist, process
+from .. import apt, process, storage
 from ..errors import MissingRequirementError
 
 #: Debian's package of each command and static library that is needed.
@@ -85,7 +85,7 @@ def facts() -> dict[str, Any]:
         "compiler": _version("gcc"),
         "linker": _version("ld"),
         "libraries": [
-            {"file": name, "sha256": dist.sha256(place), "package": _package(place)}
+            {"file": name, "sha256": storage.sha256(place), "package": _package(place)}
             for name, place in places.items()
         ],
     }
@@ -98,7 +98,7 @@ def is_here(recorded: Mapping[str, Any]) -> bool:
         and recorded["compiler"] == _version("gcc")
         and recorded["linker"] == _version("ld")
         and all(
-            (place := find(one["file"])) is not None and dist.sha256(place) == one["sha256"]
+            (place := find(one["file"])) is not None and storage.sha256(place) == one["sha256"]
             for one in recorded["libraries"]
         )
     )

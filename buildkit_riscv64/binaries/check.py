@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import dist, pins, process, project, schemas
+from .. import dist, pins, process, project, schemas, storage
 from ..arch import Architecture, Target
 from ..console import Status
 from ..errors import CheckError
@@ -39,7 +39,7 @@ def finished(target: Target) -> dist.Artifacts:
         CheckError: there are none, or they are others.
     """
     found = dist.load(dist.folder(target))
-    place = dist.shown(found.path)
+    place = storage.shown(found.path)
     if wrong := schemas.objection(found.manifest, schemas.BINARIES):
         raise CheckError(f"{place / dist.MANIFEST}: {wrong}", REMEDY)
     if found.manifest["target"] != target.name:
@@ -56,8 +56,8 @@ def require_same_bytes(binaries: dist.Artifacts, names: Iterable[str]) -> None:
         CheckError: one is damaged.
     """
     for name in names:
-        if dist.sha256(binaries.path / name) != binaries.files[name]["sha256"]:
-            place = dist.shown(binaries.path / name)
+        if storage.sha256(binaries.path / name) != binaries.files[name]["sha256"]:
+            place = storage.shown(binaries.path / name)
             raise CheckError(f"{place} is not that of its manifest", REMEDY)
 
 
@@ -273,7 +273,7 @@ def chosen(target: str) -> list[Target]:
     found = dist.targets()
     if not found:
         raise CheckError(
-            f"nothing in {dist.shown(project.DIST)}/", "run `invoke build-binaries` first"
+            f"nothing in {storage.shown(project.DIST)}/", "run `invoke build-binaries` first"
         )
     return found
 

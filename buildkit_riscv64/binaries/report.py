@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .. import dist
+from .. import dist, storage
 from ..console import duration, emit_json, say, size, table
 
 
@@ -19,7 +19,7 @@ def built(outcome: dist.Outcome, *, json: bool) -> None:
         emit_json({**manifest, "up_to_date": outcome.up_to_date})
     title = f"BuildKit {manifest['version']} for {manifest['target']}"
     if outcome.up_to_date:
-        say(f"{title} in {dist.shown(artifacts.path)}/ is up to date")
+        say(f"{title} in {storage.shown(artifacts.path)}/ is up to date")
         return
     rows = [(f["name"], size(f["size"]), f["sha256"]) for f in manifest["files"]]
     header = ("file", "size", "sha256")
@@ -35,7 +35,7 @@ def built(outcome: dist.Outcome, *, json: bool) -> None:
     )
     if not manifest["source"]["pinned"]:
         say("a development build: not the pinned source, so it will not be released")
-    say(f"the files are in {dist.shown(artifacts.path)}/")
+    say(f"the files are in {storage.shown(artifacts.path)}/")
 
 
 def verified(verdicts: list[dict[str, Any]], *, json: bool) -> None:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from .. import digests, dist, process, project
+from .. import digests, dist, process, project, storage
 from ..errors import SourceError, UsageError
 from ..pins import MODULE, Pins
 from .toolchain import Go, environment, fetch_error
@@ -143,7 +143,7 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
         named = ", ".join(f"{name} ({how})" for how, name in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise SourceError(
-            f"{dist.shown(directory)} differs from its commit: {named}{more}",
+            f"{storage.shown(directory)} differs from its commit: {named}{more}",
             "commit or remove the changes, or build them on purpose with --allow-dirty",
         )
     dirty = bool(differing)
@@ -160,7 +160,7 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
     return Source(
         kind=kind,
         directory=directory,
-        location=str(dist.shown(directory)),
+        location=str(storage.shown(directory)),
         version=version + mark,
         revision=head + mark,
         time=datetime.fromtimestamp(seconds, UTC),
@@ -378,7 +378,7 @@ def verify_modules(source: Modules, go: Go, name: str = "modules") -> None:
     # Without it the next run verifies again, which is no reason for this one to fail.
     with contextlib.suppress(OSError):
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        dist.write_json(stamp, seen)
+        storage.write_json(stamp, seen)
 
 
 def json_stream(text: str) -> Iterator[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from .. import dist, pins, process, project, timestamps
+from .. import dist, pins, process, project, storage, timestamps
 from ..console import say
 from ..errors import Failure, MissingRequirementError, NetworkError, SourceError, UsageError
 from . import bundle as bundles
@@ -245,10 +245,10 @@ def _write(
         (project.UPSTREAM_MODULE / place).mkdir(exist_ok=True)
         for file in ("go.mod", "go.sum"):
             text_of = (folder / place / file).read_text()
-            dist.write_whole(project.UPSTREAM_MODULE / place / file, text_of)
+            storage.write_whole(project.UPSTREAM_MODULE / place / file, text_of)
     for page, said in _pages(old.version, new.version).items():
-        dist.write_whole(page, said)
-    dist.write_whole(project.PINS, text)
+        storage.write_whole(page, said)
+    storage.write_whole(project.PINS, text)
 
 
 def _commit_time(module: dict[str, Any]) -> datetime:

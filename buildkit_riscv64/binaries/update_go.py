@@ -6,7 +6,7 @@ import re
 
 from packaging.version import Version
 
-from .. import dist, pins, project
+from .. import pins, project, storage
 from ..console import say, step
 from ..errors import SourceError, UsageError
 from . import toolchain
@@ -60,5 +60,5 @@ def update(version: str, *, dry: bool = False) -> None:
     if dry:
         say("would write pins.toml")
         return
-    dist.write_whole(project.PINS, text)
+    storage.write_whole(project.PINS, text)
     say("moved. Look at `git diff`, build, and commit.")

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pins, project, schemas
+from .. import dist, host, pins, project, schemas, storage
 from ..arch import Architecture, Target
 from ..console import say
 from ..errors import CheckError, MismatchError, SourceError, UsageError
@@ -36,7 +36,7 @@ def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -
     manifest = artifacts.manifest
     if wrong := schemas.objection(manifest, schemas.BINARIES):
         raise CheckError(
-            f"cannot use {dist.shown(artifacts.path / dist.MANIFEST)}: {wrong}",
+            f"cannot use {storage.shown(artifacts.path / dist.MANIFEST)}: {wrong}",
             "run `invoke build-binaries --force` to make it anew",
         )
     if manifest["build"]["via"] != Via.GO:
@@ -93,7 +93,7 @@ def _by_record(
     path = artifacts.path / dist.binary(command)
     return {
         "name": dist.binary(command),
-        "artifact_sha256": dist.sha256(path),
+        "artifact_sha256": storage.sha256(path),
         "why": _incomparable(part, artifacts, target),
         "differences": bundles.differences(part, read_build_info(path, go), go, target, extra),
     }
@@ -127,8 +127,8 @@ def _compile_again(
         files = [
             {
                 "name": dist.binary(command),
-                "artifact_sha256": dist.sha256(artifacts.path / dist.binary(command)),
-                "compiled_again_sha256": dist.sha256(output / command),
+                "artifact_sha256": storage.sha256(artifacts.path / dist.binary(command)),
+                "compiled_again_sha256": storage.sha256(output / command),
             }
             for command in programs
         ]
@@ -221,7 +221,7 @@ def _cross_check(target: Target) -> dict[str, Any]:
     say(f"compiling for {target.name} on {Architecture.here()}, only to compare")
     extra = {"GOARCH": str(target.arch), **target.go_level()}
     verdict = _compile_again(artifacts, target, extra, fresh_cache=False)
-    dist.write_json(artifacts.path / dist.VERDICT, verdict)
+    storage.write_json(artifacts.path / dist.VERDICT, verdict)
     _judge(verdict, "the cross-check")
     return verdict
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import apt, digests, dist, host, pins, project, schemas, timestamps
+from .. import apt, digests, dist, host, pins, project, schemas, storage, timestamps
 from ..arch import Architecture, Target
 from ..console import say, step
 from ..errors import BuildError, CheckError, NotNativeError, UsageError
@@ -111,7 +111,7 @@ def _binaries(target: Target) -> dist.Artifacts:
             "build them natively: `invoke build-binaries`",
         )
     if wrong := schemas.objection(artifacts.manifest, schemas.BINARIES):
-        raise CheckError(f"{dist.shown(artifacts.path / dist.MANIFEST)}: {wrong}", REMEDY)
+        raise CheckError(f"{storage.shown(artifacts.path / dist.MANIFEST)}: {wrong}", REMEDY)
     return artifacts
 
 
@@ -141,7 +141,10 @@ def _inputs(
         "packages": [package.as_json() for package in packages],
         "files": {
             # Whether it can be executed, as in git: the rest of its mode is the umask's.
-            str(path.relative_to(engines.CONTEXT)): [dist.sha256(path), path.stat().st_mode & 0o100]
+            str(path.relative_to(engines.CONTEXT)): [
+                storage.sha256(path),
+                path.stat().st_mode & 0o100,
+            ]
             for path in sorted(engines.CONTEXT.rglob("*"))
             if path.is_file()
         },
@@ -167,13 +170,13 @@ def build(options: Options) -> Outcome:
         return Outcome(None, up_to_date=False, seconds=time.time() - started)
     apt.provide(container.TOOLS, yes=options.yes)
     for place in (project.DIST, project.cache()):
-        dist.require_space(place, NEEDED_BYTES, "an image takes up to", project.CACHE_HINT)
+        storage.require_space(place, NEEDED_BYTES, "an image takes up to", project.CACHE_HINT)
     binaries = _checked_binaries(options.target)
     with dist.lock(options.target):
         try:
             outcome = _build(options, binaries, started)
         except OSError as error:
-            raise dist.storage_error(error, project.DIST) from error
+            raise storage.failure(error, project.DIST) from error
     if client is None or not options.load or outcome.artifacts is None:
         return outcome
     name = _name(options, outcome.artifacts.manifest["version"])
@@ -193,12 +196,12 @@ def _name(options: Options, version: str) -> str:
 
 def _say_what_would_run(options: Options, binaries: dist.Artifacts) -> None:
     version = binaries.manifest["version"]
-    say(f"would fetch Debian's packages named in {dist.shown(engines.CONTEXT)}/packages/")
+    say(f"would fetch Debian's packages named in {storage.shown(engines.CONTEXT)}/packages/")
     say(
         f"would build the target {options.variant} of {engines.DOCKERFILE} with {options.engine},"
         f" BuildKit {version}"
     )
-    where = dist.shown(dist.image_folder(options.target, options.variant))
+    where = storage.shown(dist.image_folder(options.target, options.variant))
     say(f"would then check the result, run it, and publish it in {where}/")
 
 
@@ -297,7 +300,7 @@ def _told_when_full(stage: Path) -> Iterator[None]:
         yield
     except (BuildError, CheckError) as error:
         if "no space left" in error.brief or host.free_bytes(stage) < _FULL_BYTES:
-            raise dist.storage_error(OSError(errno.ENOSPC, "", str(stage)), stage) from error
+            raise storage.failure(OSError(errno.ENOSPC, "", str(stage)), stage) from error
         raise
 
 
@@ -363,6 +366,6 @@ def _describe(
         "host": host.facts().as_json(),
         "files": dist.record(stage, [archive, dist.PACKAGES_SBOM, *in_layout]),
     }
-    dist.write_json(stage / dist.MANIFEST, manifest)
+    storage.write_json(stage / dist.MANIFEST, manifest)
     files = [*manifest["files"], *dist.record(stage, [dist.MANIFEST])]
     (stage / dist.SUMS).write_text(dist.sums(files))

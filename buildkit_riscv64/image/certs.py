@@ -24,8 +24,8 @@ from typing import Any
 
 from .. import locks, process, project, timestamps
 from ..console import count, emit_json, say
-from ..dist import shown
 from ..errors import CheckError, MissingRequirementError, StorageError, UsageError
+from ..storage import shown
 
 #: The CA/Browser Forum's limit (ballot 193) that some clients hold every authority to
 #: (https://support.apple.com/HT210176).

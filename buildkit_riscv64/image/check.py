@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import apt, dist, project, schemas
+from .. import apt, dist, project, schemas, storage
 from ..arch import Architecture, Target
 from ..binaries.elf import read_stream
 from ..console import Status, duration, size
@@ -386,6 +386,6 @@ def chosen(target: str = "") -> list[tuple[Target, Variant]]:
         if (dist.image_folder(one, variant) / dist.MANIFEST).is_file()
     ]
     if not found:
-        where = dist.shown(dist.folder(targets[0]) if target else project.DIST)
+        where = storage.shown(dist.folder(targets[0]) if target else project.DIST)
         raise CheckError(f"no image in {where}/", "run `invoke build-image` first")
     return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import dist
+from .. import storage
 from ..errors import CheckError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -53,9 +53,9 @@ def _encode(value: Any) -> bytes:
 
 def write_index(layout: Path, manifests: Iterable[Descriptor]) -> None:
     """Write what makes a folder with blobs a layout."""
-    dist.write_json(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+    storage.write_json(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(manifests)}
-    dist.write_json(layout / "index.json", index)
+    storage.write_json(layout / "index.json", index)
 
 
 def from_folder(root: Path, layout: Path, arch: str, variant: str = "") -> str:
@@ -81,7 +81,7 @@ def from_folder(root: Path, layout: Path, arch: str, variant: str = "") -> str:
     with tarfile.open(aside, "w", format=tarfile.GNU_FORMAT) as tar:
         for path in sorted(root.rglob("*")):
             tar.add(path, str(path.relative_to(root)), recursive=False, filter=plain)
-    digest = f"sha256:{dist.sha256(aside)}"
+    digest = f"sha256:{storage.sha256(aside)}"
     layer = {"mediaType": TAR_TYPE, "digest": digest, "size": aside.stat().st_size}
     blob(layout, digest).parent.mkdir(parents=True)
     aside.replace(blob(layout, digest))
@@ -160,7 +160,7 @@ def load(layout: Path) -> Image:
         return Image(layout, descriptor, manifest, config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(
-            f"{dist.shown(layout)} is not the layout of an image: {error}",
+            f"{storage.shown(layout)} is not the layout of an image: {error}",
             "run `invoke build-image --force` to make it anew",
         ) from error
 
@@ -170,7 +170,7 @@ def damaged(image: Image) -> str:
     for descriptor in image.blobs:
         path = blob(image.layout, descriptor["digest"])
         try:
-            good = f"sha256:{dist.sha256(path)}" == descriptor["digest"]
+            good = f"sha256:{storage.sha256(path)}" == descriptor["digest"]
         except OSError:
             good = False
         # What a damaged manifest says of the others is not looked at: it is the first.
@@ -203,7 +203,7 @@ def archive(image: Image, path: Path, name: str) -> None:
         return entry
 
     extra = image.layout / "manifest.json"
-    dist.write_json(extra, docker)
+    storage.write_json(extra, docker)
     try:
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for file in sorted(image.layout.rglob("*")):
@@ -261,7 +261,7 @@ def names(layout: Path) -> dict[str, Descriptor]:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(
-            f"{dist.shown(layout)} is not a layout of named images: {error}",
+            f"{storage.shown(layout)} is not a layout of named images: {error}",
             "move it away, and run it again",
         ) from error
 
@@ -301,7 +301,7 @@ def _reachable(layout: Path, descriptors: Iterable[Descriptor]) -> Iterator[str]
 def _take_over(source: Path, layout: Path, digest: str) -> None:
     """Have a blob of another layout here too; whole, or not at all."""
     target = blob(layout, digest)
-    if target.exists() and f"sha256:{dist.sha256(target)}" == digest:
+    if target.exists() and f"sha256:{storage.sha256(target)}" == digest:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")

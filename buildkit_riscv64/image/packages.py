@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .. import debian, dist, process, project
+from .. import debian, process, project, storage
 from ..console import say, size, warn
 from ..errors import MissingRequirementError, NetworkError, SourceError
 
@@ -180,7 +180,7 @@ class Archive:
 
     def _is_here(self, package: Package) -> bool:
         path = self._debs / package.file
-        return path.is_file() and dist.sha256(path) == package.sha256
+        return path.is_file() and storage.sha256(path) == package.sha256
 
     def place(self, packages: Iterable[Package], folder: Path) -> None:
         """Put the .deb files of a set into a folder, with their list, for the Dockerfile."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from .. import apt, dist, locks, schemas
+from .. import apt, dist, locks, schemas, storage
 from ..arch import Target
 from ..console import step, warn
 from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
@@ -221,7 +221,7 @@ class OnDisk:
     @property
     def name(self) -> str:
         """As skopeo names it."""
-        return f"oci:{dist.shown(self.path)}"
+        return f"oci:{storage.shown(self.path)}"
 
     def tags(self) -> list[str]:
         """Every name that there is."""
@@ -277,7 +277,7 @@ def _read(chosen: Sequence[tuple[Target, Variant]]) -> list[dist.Artifacts]:
         artifacts = dist.load(dist.image_folder(target, variant))
         manifest = artifacts.manifest
         if wrong := schemas.objection(manifest, schemas.IMAGE):
-            raise CheckError(f"{dist.shown(artifacts.path)}: {dist.MANIFEST}: {wrong}", check.REMEDY)  # fmt: skip
+            raise CheckError(f"{storage.shown(artifacts.path)}: {dist.MANIFEST}: {wrong}", check.REMEDY)  # fmt: skip
         kind = "the pinned source" if manifest["pinned"] else "a development build"
         build = (manifest["version"], manifest["revision"], kind)
         builds.setdefault(build, f"{target.name} {variant}")
@@ -310,8 +310,8 @@ def _complaints(artifacts: dist.Artifacts, target: Target, variant: Variant) -> 
         binary = dist.folder(target) / dist.binary(command)
         if sums.get(command) != manifest["binaries"][command]:
             yield f"the {command} in it is not that of its manifest"
-        if binary.is_file() and dist.sha256(binary) != sums[command]:
-            yield f"the {command} in it is not {dist.shown(binary)}"
+        if binary.is_file() and storage.sha256(binary) != sums[command]:
+            yield f"the {command} in it is not {storage.shown(binary)}"
 
 
 def _publications(
@@ -325,7 +325,7 @@ def _publications(
     images: dict[Variant, list[layout.Image]] = {}
     for (target, variant), one in zip(chosen, artifacts, strict=True):
         if wrong := next(_complaints(one, target, variant), ""):
-            raise CheckError(f"{dist.shown(one.path)}: {wrong}", check.REMEDY)
+            raise CheckError(f"{storage.shown(one.path)}: {wrong}", check.REMEDY)
         images.setdefault(variant, []).append(layout.load(one.path / dist.LAYOUT))
     return [Publication(variant, artifacts[0].manifest, parts) for variant, parts in images.items()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import dist
+from .. import storage
 from ..console import duration, emit_json, say, size, table
 from . import push
 from .build import Outcome
@@ -24,7 +24,7 @@ def built(outcome: Outcome, *, json: bool) -> None:
         emit_json({**manifest, "up_to_date": outcome.up_to_date})
     title = f"BuildKit {manifest['version']}, {manifest['variant']} image for {manifest['target']}"
     if outcome.up_to_date:
-        say(f"{title} in {dist.shown(artifacts.path)}/ is up to date")
+        say(f"{title} in {storage.shown(artifacts.path)}/ is up to date")
     else:
         rows = [
             (what, size(layer["size"]), size(layer["unpacked"]))
@@ -42,7 +42,7 @@ def built(outcome: Outcome, *, json: bool) -> None:
         say("a development build: not the pinned source, so it will not be released")
     if outcome.loaded:
         say(f"docker has it as {outcome.loaded}")
-    say(f"the files are in {dist.shown(artifacts.path)}/")
+    say(f"the files are in {storage.shown(artifacts.path)}/")
 
 
 def pushed(outcome: push.Outcome, *, json: bool) -> None:

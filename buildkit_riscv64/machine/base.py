@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import apt, binfmt, debian, digests, dist, doctor, locks, pins, process, project
+from .. import apt, binfmt, debian, digests, dist, doctor, locks, pins, process, project, storage
 from ..arch import Architecture, Platform
 from ..console import say, step
 from ..errors import MachineError, MissingRequirementError, StorageError
@@ -198,7 +198,7 @@ def unpack_command(release: debian.Release, packages: Sequence[str], root: Path)
 def _make(pinned: pins.Pins) -> Base:
     for leftover in bases().glob(".making-*"):
         _discard(leftover)
-    dist.require_space(bases(), NEEDED_BYTES, "making the base takes", project.CACHE_HINT)
+    storage.require_space(bases(), NEEDED_BYTES, "making the base takes", project.CACHE_HINT)
     final = Base(bases() / recipe_hash(pinned))
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=bases()))
     work.chmod(0o755)
@@ -232,7 +232,7 @@ def _make(pinned: pins.Pins) -> Base:
             shutil.rmtree(final.path)
         work.rename(final.path)
     except OSError as error:
-        raise dist.storage_error(error, work) from error
+        raise storage.failure(error, work) from error
     finally:
         _discard(work)
     return final

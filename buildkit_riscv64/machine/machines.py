@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pins, process, project
+from .. import host, pins, process, project, storage
 from ..console import say
 from ..errors import BusyError, MachineError, UsageError
 from . import base as bases
@@ -259,10 +259,10 @@ def create(name: str, shape: Shape, *, yes: bool = False) -> Machine:
                 "created": int(time.time()),
                 **asdict(shape),
             }
-            dist.write_json(aside / "machine.json", settings)
+            storage.write_json(aside / "machine.json", settings)
             aside.rename(path)
         except OSError as error:
-            raise dist.storage_error(error, aside) from error
+            raise storage.failure(error, aside) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return Machine(path)
@@ -513,7 +513,7 @@ def reset(machine: Machine) -> None:
         shape = Shape(**{key: settings[key] for key in ("cpus", "memory", "disk")})
         (machine.path / "disk.qcow2").unlink(missing_ok=True)
         _overlay(base, machine.path, shape)
-        dist.write_json(machine.path / "machine.json", {**settings, "base": base.path.name})
+        storage.write_json(machine.path / "machine.json", {**settings, "base": base.path.name})
         (machine.path / "qemu.pid").unlink(missing_ok=True)
 
 

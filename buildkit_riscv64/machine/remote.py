@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import dist, process, project
+from .. import dist, process, project, storage
 from ..arch import Architecture, Target
 from ..console import confirm, say
 from ..errors import (
@@ -319,7 +319,7 @@ def pull(before: Mapping[str, str], there: There) -> list[Path]:
     results = False
     for path, digest in there.made.items():
         here = project.ROOT / path
-        if here.is_file() and (before.get(path) == digest or dist.sha256(here) == digest):
+        if here.is_file() and (before.get(path) == digest or storage.sha256(here) == digest):
             continue
         if here.name != dist.SUMS:
             results = True
@@ -364,11 +364,11 @@ def _bring(there: There, path: str, digest: str) -> Path:
 def _damaged(stage: Path, digest: str) -> str:
     """The first file that is not what SHA256SUMS says, which must have this digest; or nothing."""
     try:
-        if dist.sha256(stage / dist.SUMS) != digest:
+        if storage.sha256(stage / dist.SUMS) != digest:
             return dist.SUMS
         for line in (stage / dist.SUMS).read_text().splitlines():
             wanted, _, name = line.partition("  ")
-            if not (stage / name).is_file() or dist.sha256(stage / name) != wanted:
+            if not (stage / name).is_file() or storage.sha256(stage / name) != wanted:
                 return name or dist.SUMS
     except (OSError, ValueError):
         return dist.SUMS
@@ -433,7 +433,7 @@ def _run_on(
     code = execute(there, command, state, yes=yes)
     for path in pull(before, look()):
         execution = dist.load(path).manifest["host"]["execution"]
-        say(f"brought back {dist.shown(path)}/ ({execution}), checksums good")
+        say(f"brought back {storage.shown(path)}/ ({execution}), checksums good")
     return code
 
 

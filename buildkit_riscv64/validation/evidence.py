@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pages, schemas
+from .. import dist, host, pages, schemas, storage
 from ..arch import Target
 from ..errors import CheckError, Failure
 from ..image.variants import Variant
@@ -46,7 +46,8 @@ def load(path: Path) -> dist.Artifacts:
     found = dist.load(folder, dist.RESULTS)
     if wrong := schemas.objection(found.manifest, schemas.EVIDENCE):
         raise CheckError(
-            f"{dist.shown(folder / dist.RESULTS)}: {wrong}", "run `invoke validate` to make it anew"
+            f"{storage.shown(folder / dist.RESULTS)}: {wrong}",
+            "run `invoke validate` to make it anew",
         )
     return found
 
@@ -134,7 +135,7 @@ def publish(
                     if (place / name).is_file():
                         shutil.copy(place / name, stage)
                         break
-        dist.write_json(stage / dist.RESULTS, document)
+        storage.write_json(stage / dist.RESULTS, document)
         _finish(stage, page.render(document))
         return dist.publish_part(stage, subject.target, dist.EVIDENCE)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .. import dist, host, pages
+from .. import dist, host, pages, storage
 from ..console import count, duration, emit_json, say, table
 from ..errors import CheckError
 from . import evidence, page
@@ -67,7 +67,7 @@ def _summary(found: dist.Artifacts) -> None:
             say(f"  {why}")
     else:
         say("complete: a release may be gated on it")
-    say(f"the evidence is in {dist.shown(found.path)}/; to read it: {pages.INDEX}")
+    say(f"the evidence is in {storage.shown(found.path)}/; to read it: {pages.INDEX}")
 
 
 def validated(outcomes: Outcomes, *, json: bool) -> None:
@@ -85,7 +85,7 @@ def validated(outcomes: Outcomes, *, json: bool) -> None:
     ran = {name: found.manifest["suites"][name] for name in outcomes.ran}
     failed = [name for name, _ in _all({"suites": ran}, Outcome.FAILED)]
     ended = [f"{name}: {suite['aborted']}" for name, suite in ran.items() if suite["aborted"]]
-    read = f"read {dist.shown(found.path / pages.INDEX)}"
+    read = f"read {storage.shown(found.path / pages.INDEX)}"
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise CheckError(f"{count(len(failed), 'scenario')} failed: {failed[0]}{more}", read)
@@ -153,7 +153,7 @@ def compared(before: dist.Artifacts, after: dist.Artifacts, *, json: bool) -> No
         emit_json(found)
     if found["about"]:
         table(
-            ("", str(dist.shown(before.path)), str(dist.shown(after.path))),
+            ("", str(storage.shown(before.path)), str(storage.shown(after.path))),
             [(name, *(_plain(value) for value in pair)) for name, pair in found["about"].items()],
         )
     if found["scenarios"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import dist, schemas
+from .. import dist, schemas, storage
 from ..arch import Architecture, Target
 from ..errors import CheckError, NotNativeError
 from ..image.variants import Variant
@@ -72,7 +72,7 @@ def find(target: Target, suites: Sequence[Suite]) -> Subject:
     needing = [suite.name for suite in suites if suite.images]
     if needing and (missing := [variant for variant in Variant if variant not in images]):
         raise CheckError(
-            f"no {missing[0]} image in {dist.shown(dist.image_folder(target, missing[0]))},"
+            f"no {missing[0]} image in {storage.shown(dist.image_folder(target, missing[0]))},"
             f" which {' and '.join(needing)} need",
             f"run `invoke {missing[0].task}` first",
         )
@@ -84,13 +84,13 @@ def _image(target: Target, variant: Variant, binaries: dist.Artifacts) -> dist.A
     if not folder.exists():
         return None
     image = dist.load(folder)
-    place = dist.shown(folder)
+    place = storage.shown(folder)
     remedy = f"run `invoke {variant.task} --force`"
     if wrong := schemas.objection(image.manifest, schemas.IMAGE):
         raise CheckError(f"{place / dist.MANIFEST}: {wrong}", remedy)
     if image.manifest["binaries"] != programs(binaries):
         raise CheckError(
-            f"the {variant} image holds other binaries than those in {dist.shown(binaries.path)}:"
+            f"the {variant} image holds other binaries than those in {storage.shown(binaries.path)}:"
             " they are not of one build",
             remedy,
         )

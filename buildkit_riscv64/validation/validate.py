@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import apt, dist, doctor, process, project, timestamps
+from .. import apt, dist, doctor, process, project, storage, timestamps
 from ..arch import Target
 from ..console import say
 from ..errors import CheckError, MissingRequirementError, UsageError
@@ -172,7 +172,7 @@ def validate(options: Options, tell: Tell) -> Outcomes:
 def _say_what_would_run(options: Options, subject: Subject) -> None:
     for suite in options.suites:
         say(f"would run: {process.show(command(suite, options, Path('DIST'), Path('WORK')))}")
-    place = dist.shown(dist.evidence_folder(options.target))
+    place = storage.shown(dist.evidence_folder(options.target))
     say(f"would publish what became of each scenario in {place}/")
     say(
         f"validated would be {subject.target.name}, BuildKit {subject.binaries.manifest['version']}"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, host, pins
+from buildkit_riscv64 import dist, host, pins, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.image import layout
 
@@ -299,7 +299,7 @@ def drop_tini(place: Path) -> None:
     (archive,) = place.glob("*.image.tar")
     layout.archive(after, archive, f"buildkit-riscv64:{pins.load().version}")
     manifest = json.loads((place / dist.MANIFEST).read_text())
-    dist.write_json(place / dist.MANIFEST, {**manifest, "digest": after.digest})
+    storage.write_json(place / dist.MANIFEST, {**manifest, "digest": after.digest})
     picture.record_anew(place)
 
 

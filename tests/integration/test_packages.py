@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, process
+from buildkit_riscv64 import dist, process, storage
 from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.automation import signing
 
@@ -122,7 +122,7 @@ def test_the_same_binaries_make_the_same_packages(made: Made, tmp_path: Path) ->
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path): dist.sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path): storage.sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -236,7 +236,7 @@ def test_the_binaries_are_those_that_were_proved(
     for form in ("deb", "rpm"):
         for name, sha256 in manifest["binaries"].items():
             place = "usr/libexec/buildkit" if name == "rootlesskit" else "usr/bin"
-            assert dist.sha256(tmp_path / form / place / name) == sha256
+            assert storage.sha256(tmp_path / form / place / name) == sha256
         assert (tmp_path / form / "usr/share/doc/buildkit/buildkitd.cdx.json").is_file()
 
 
@@ -500,9 +500,9 @@ def tamper_packages(repository: Path) -> None:
         fields = re.sub(r"SHA512: .*\n", "", index.read_text())
         fields = re.sub(
             r"(Filename: \S*/buildkit_.*\nSize: \d+\nSHA256: )\S+",
-            rf"\g<1>{dist.sha256(_deb(repository))}", fields,
+            rf"\g<1>{storage.sha256(_deb(repository))}", fields,
         )  # fmt: skip
-        assert dist.sha256(_deb(repository)) in fields
+        assert storage.sha256(_deb(repository)) in fields
         index.write_text(fields)
         index.with_name("Packages.gz").write_bytes(gzip.compress(fields.encode()))
         index.with_name("Packages.xz").unlink()

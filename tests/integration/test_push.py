@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.image import layout
 
 from ..loopback import LOOPBACK, free_port
@@ -91,7 +91,7 @@ def whole(folder: Path) -> dict[str, str]:
     """The digests of a layout by name; everything that they lead to is there and undamaged."""
     named = layout.names(folder)
     for digest in layout._reachable(folder, named.values()):
-        assert f"sha256:{dist.sha256(layout.blob(folder, digest))}" == digest
+        assert f"sha256:{storage.sha256(layout.blob(folder, digest))}" == digest
     return {name: str(one["digest"]) for name, one in named.items()}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import fastjsonschema
 import pytest
 
-from buildkit_riscv64 import binfmt, dist, host
+from buildkit_riscv64 import binfmt, dist, host, storage
 from buildkit_riscv64.arch import Platform
 
 from ..processes import BUILD_BOUND, eventually
@@ -80,7 +80,7 @@ def test_the_evidence(project: Project, validated: Done) -> None:
     assert document == json.loads((evidence(project) / dist.RESULTS).read_text())
     assert outcomes(project) == dict.fromkeys(LIFE, "passed")
     for command, sha256 in document["binaries"].items():
-        assert dist.sha256(project.target() / dist.binary(command)) == sha256
+        assert storage.sha256(project.target() / dist.binary(command)) == sha256
     assert document["images"] == {"root": None, "rootless": None}
     assert document["host"]["execution"] == str(host.execution())
     assert document["versions"]["runc"]
@@ -186,7 +186,7 @@ def forge(project: Project) -> None:
     def update(manifest: dict[str, Any]) -> None:
         for file in manifest["files"]:
             path = project.target() / file["name"]
-            file.update(size=path.stat().st_size, sha256=dist.sha256(path))
+            file.update(size=path.stat().st_size, sha256=storage.sha256(path))
 
     edit_manifest(project.target(), update)
 

@@ -26,7 +26,7 @@ TARGET = f"linux-{OTHER}"
 _ELSEWHERE = """
 import dataclasses, sys
 from pathlib import Path
-from buildkit_riscv64 import dist, host, pins
+from buildkit_riscv64 import dist, storage, host, pins
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import build, compile, source, toolchain
 
@@ -66,7 +66,7 @@ def made_elsewhere(project: Project, *, arch: Architecture = OTHER) -> Path:
 
 def forge(folder: Path, **changes: Any) -> None:
     """Change a manifest, and its hash where it is listed."""
-    from buildkit_riscv64 import dist
+    from buildkit_riscv64 import dist, storage
 
     manifest = json.loads((folder / "manifest.json").read_text())
     for path, value in changes.items():
@@ -75,7 +75,7 @@ def forge(folder: Path, **changes: Any) -> None:
         for name in outer:
             place = place[name]
         place[key] = value
-    dist.write_json(folder / "manifest.json", manifest)
+    storage.write_json(folder / "manifest.json", manifest)
     files = [*manifest["files"], *dist.record(folder, ["manifest.json"])]
     (folder / "SHA256SUMS").write_text(dist.sums(files))
 

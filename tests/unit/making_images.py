@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.image import build, engines, layout, tools, variants
 from buildkit_riscv64.image.packages import Package
@@ -59,7 +59,7 @@ def make_image(
     )  # fmt: skip
     programs = binaries(place, options.target, version)
     files = [
-        {"name": dist.binary(command), "sha256": dist.sha256(path)}
+        {"name": dist.binary(command), "sha256": storage.sha256(path)}
         for command, path in programs.items()
     ]
     source = {"time": created, "pinned": pinned}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, project
+from buildkit_riscv64 import dist, project, storage
 from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.errors import BusyError, CheckError, NotNativeError, StorageError
 
@@ -385,7 +385,7 @@ def test_targets_do_not_lock_each_other(place: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.arch import Target
 with dist.lock(Target.parse("linux-riscv64"), Path(sys.argv[1])):
     print("held", flush=True)
@@ -425,51 +425,6 @@ def test_a_read_only_dist(place: Path, monkeypatch: pytest.MonkeyPatch, code: in
         dist.lock(TARGET).__enter__()
     assert os.strerror(code) in caught.value.brief
     assert caught.value.hint == f"make {place} writable for you"
-
-
-@pytest.mark.parametrize(
-    ("code", "brief"),
-    [
-        (errno.ENOSPC, "no space left while writing /a/file"),
-        (errno.EDQUOT, "no space left while writing /a/file"),
-        (errno.EROFS, "cannot write /a/file: Read-only file system"),
-        (errno.EACCES, "cannot write /a/file: Permission denied"),
-        (errno.EPERM, "cannot write /a/file: Operation not permitted"),
-        (errno.EIO, "cannot write /a/file: Input/output error"),
-    ],
-)
-def test_storage_error(code: int, brief: str) -> None:
-    error = dist.storage_error(OSError(code, os.strerror(code), "/a/file"), Path("/a"))
-    assert isinstance(error, StorageError)
-    assert error.brief == brief
-    assert error.hint
-
-
-def test_storage_error_without_a_name(tmp_path: Path) -> None:
-    error = dist.storage_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
-    assert error.brief == f"no space left while writing {tmp_path}"
-
-
-def test_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert dist.shown(tmp_path / "a" / "b") == Path("a/b")
-    assert dist.shown(tmp_path.parent) == tmp_path.parent
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file.json"
-    dist.write_json(path, {"é": 1})
-    assert path.read_text() == '{\n  "é": 1\n}\n'
-
-    def full(self: Path, text: str) -> int:
-        self.write_bytes(text.encode()[:1])
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        dist.write_json(path, {"other": 2})
-    assert json.loads(path.read_bytes()) == {"é": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -565,7 +520,7 @@ def test_sums_are_those_of_sha256sum(finished: Path) -> None:
     assert len(text.splitlines()) == len(dist.load(finished).files) + 1
     for line in text.splitlines():
         digest, name = line.split("  ")
-        assert dist.sha256(finished / name) == digest
+        assert storage.sha256(finished / name) == digest
 
 
 def test_targets_are_folders_by_name(place: Path) -> None:

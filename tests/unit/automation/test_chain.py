@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.automation import chain
 from buildkit_riscv64.errors import CheckError
 from buildkit_riscv64.validation.subject import programs
@@ -30,7 +30,7 @@ def cross_check(folder: Path, **changes: Any) -> None:
         {"name": dist.binary(name), "artifact_sha256": sha256, "compiled_again_sha256": sha256}
         for name, sha256 in programs(dist.load(folder)).items()
     ]
-    dist.write_json(folder / dist.VERDICT, {"identical": True, "files": files, **changes})
+    storage.write_json(folder / dist.VERDICT, {"identical": True, "files": files, **changes})
 
 
 def test_all_is_good(releasable: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_cross_check_is_not_good(releasable: Path, changes: dict[str, Any]) 
 def test_a_damaged_verdict(releasable: Path, text: str) -> None:
     (releasable / dist.VERDICT).write_text(text)
     (why,) = reasons("binaries")
-    assert why.startswith(f"cannot read {dist.shown(releasable / dist.VERDICT)}")
+    assert why.startswith(f"cannot read {storage.shown(releasable / dist.VERDICT)}")
     with pytest.raises(CheckError, match="cross-check"):
         chain.verdict(dist.load(releasable))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, gotools, pins, process, project, schemas
+from buildkit_riscv64 import dist, gotools, pins, process, project, schemas, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.automation import packages
 from buildkit_riscv64.automation.packages import Options
@@ -44,7 +44,7 @@ def nfpm(
     made = script("nfpm", f'cp "$3" {tmp_path}/; echo "$5" >"$7"; cat bin/* >>"$7"')
     monkeypatch.setattr(gotools, "compiled", lambda *_: made)
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
-    packed = {program: dist.sha256(finished / dist.binary(program)) for program in dist.COMMANDS}
+    packed = {program: storage.sha256(finished / dist.binary(program)) for program in dist.COMMANDS}
     monkeypatch.setattr(packages, "programs", lambda _deb: iter(packed.items()))
     return made
 
@@ -100,7 +100,7 @@ def test_what_is_compressed_says_nothing_of_who_did_it() -> None:
 def test_the_bundle(
     nfpm: Path, bundled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    packed = {p: dist.sha256(bundled / dist.binary(p)) for p in (*dist.COMMANDS, *dist.BUNDLE)}
+    packed = {p: storage.sha256(bundled / dist.binary(p)) for p in (*dist.COMMANDS, *dist.BUNDLE)}
     monkeypatch.setattr(packages, "programs", lambda _deb: iter(packed.items()))
     outcome = packages.build(options())
     assert outcome.artifacts is not None

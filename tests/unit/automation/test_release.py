@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import apt, dist, project
+from buildkit_riscv64 import apt, dist, project, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.automation import chain, report, signing
 from buildkit_riscv64.automation import release as releases
@@ -68,7 +68,7 @@ def gh(commands: Commands, signer: None, hub: Hub) -> Commands:
 
     def create(words: list[str]) -> None:
         tag, files = words[3], [Path(word) for word in words if word.startswith(os.sep)]
-        assets = [{"name": p.name, "digest": f"sha256:{dist.sha256(p)}"} for p in files]
+        assets = [{"name": p.name, "digest": f"sha256:{storage.sha256(p)}"} for p in files]
         hub.ours.releases.insert(0, release(tag, assets=assets))
 
     commands.answer("gh", "release", "create", does=create)
@@ -104,7 +104,7 @@ def test_benchmarks_and_the_cross_check_are_in_it(releasable: Path, gh: Commands
         "compared_by_record": [{"name": "bin/buildkit-runc", "differences": []}],
         "files": [{"name": name, "artifact_sha256": file["sha256"]} for name, file in files.items()],
     }  # fmt: skip
-    dist.write_json(releasable / dist.VERDICT, verdict)
+    storage.write_json(releasable / dist.VERDICT, verdict)
     made = run()
     names = {file["name"] for file in made.description["files"]}
     assert {f"{PREFIX}.benchmarks.html", f"{PREFIX}.cross-check.json"} <= names
@@ -218,7 +218,7 @@ Spoil = Callable[[Path], object]
     [
         (lambda t: edit_manifest(t, lambda m: m["host"].update(arch="amd64")), "binaries: they were compiled on amd64"),
         (lambda t: edit_manifest(t, lambda m: m["source"].update(pinned=False)), "binaries: they are a development build"),
-        (lambda t: dist.write_json(t / dist.VERDICT, {"identical": False, "files": []}), "binaries: the cross-check"),
+        (lambda t: storage.write_json(t / dist.VERDICT, {"identical": False, "files": []}), "binaries: the cross-check"),
         (lambda t: shutil.rmtree(t / dist.EVIDENCE), "validation: no evidence"),
         (lambda t: shutil.rmtree(t / dist.PACKAGES), "packages: no packages"),
         (lambda t: shutil.rmtree(t / dist.IMAGE / "root"), "root image: no artifacts"),

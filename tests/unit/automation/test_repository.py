@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import apt, dist, host, process, project
+from buildkit_riscv64 import apt, dist, host, process, project, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.automation import packages, repository, signing
 from buildkit_riscv64.automation.repository import Options
@@ -46,11 +46,11 @@ def packaged(finished: Path) -> Path:
         "packages_version": 1, "target": "linux-riscv64", "version": "v0.32.2",
         "revision": binaries["revision"], "package_version": "0.32.2-1", "pinned": True,
         "time": "2026-08-04T12:27:40Z",
-        "binaries": {c: dist.sha256(finished / dist.binary(c)) for c in dist.COMMANDS},
+        "binaries": {c: storage.sha256(finished / dist.binary(c)) for c in dist.COMMANDS},
         "build": {"inputs": f"sha256:{'0' * 64}", "finished": "2026-08-05T00:00:00Z"},
         "host": host.facts().as_json(), "files": records,
     }  # fmt: skip
-    dist.write_json(folder / "manifest.json", manifest)
+    storage.write_json(folder / "manifest.json", manifest)
     (folder / "SHA256SUMS").write_text(
         dist.sums([*records, *dist.record(folder, ["manifest.json"])])
     )
@@ -127,7 +127,7 @@ def test_for_apt(tools: Tools) -> None:
     assert gzip.decompress((index / "Packages.gz").read_bytes()).decode() == INDEX
     assert lzma.decompress((index / "Packages.xz").read_bytes()).decode() == INDEX
     by_hash = {path.name for path in (index / "by-hash" / "SHA256").iterdir()}
-    assert by_hash == {dist.sha256(path) for path in index.glob("Packages*")}
+    assert by_hash == {storage.sha256(path) for path in index.glob("Packages*")}
     release = deb / "dists/stable"
     assert (release / "InRelease").read_text() == f"Suite: stable\nby {FINGERPRINT}"
     assert (release / "Release.gpg").read_text() == f"Release by {FINGERPRINT}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, project
+from buildkit_riscv64 import dist, project, storage
 from buildkit_riscv64.automation import report, status
 from buildkit_riscv64.errors import CheckError, UsageError
 
@@ -42,7 +42,7 @@ def test_what_identifies_each_phase(releasable: Path) -> None:
     told = {one["name"]: one for one in found.as_json()["phases"]}
     binaries = told["binaries"]["sha256"]
     assert binaries == {
-        name: dist.sha256(releasable / name) for name in ("bin/buildctl", "bin/buildkitd")
+        name: storage.sha256(releasable / name) for name in ("bin/buildctl", "bin/buildkitd")
     }
     assert told["validation"]["sha256"] == {"of": binaries["bin/buildkitd"]}
     assert told["root image"]["sha256"]["digest"].startswith("sha256:")
@@ -55,7 +55,7 @@ def test_a_terminal_of_80_columns_has_room_for_it(releasable: Path, capsys: pyte
     report.chains(status.chains(""), json=False)
     _, *rows = (line.rstrip() for line in capsys.readouterr().err.partition("\n\n")[0].splitlines())
     assert max(map(len, rows)) <= 80
-    daemon = dist.sha256(releasable / dist.binary("buildkitd"))[:8]
+    daemon = storage.sha256(releasable / dist.binary("buildkitd"))[:8]
     for name in ("binaries", "validation"):
         (row,) = (row for row in rows if row.startswith(name))
         assert re.fullmatch(

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import sides
 from benchmarks.sides import Build
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.arch import Platform
 from buildkit_riscv64.errors import CheckError, Failure, UsageError
 from tests.validation.bases import BaseImage
@@ -33,7 +33,7 @@ def test_a_folder(folder: Path, inner: str) -> None:
     assert (side.label, side.binaries) == ("other", folder / "bin")
     described = side.as_json()
     assert described["version"] == "v0.0.1"
-    assert described["sha256"]["buildkitd"] == dist.sha256(folder / "bin" / "buildkitd")
+    assert described["sha256"]["buildkitd"] == storage.sha256(folder / "bin" / "buildkitd")
     assert str(folder) not in str(described), "where it is is nobody else's business"
 
 

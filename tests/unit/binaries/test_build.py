@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, host, process, project, schemas
+from buildkit_riscv64 import dist, host, process, project, schemas, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import build, bundle, cc, check, elf, make, source, toolchain
 from buildkit_riscv64.binaries import compile as compiler
@@ -124,7 +124,7 @@ def machine(checkout: Path, on: Callable[[str], None], monkeypatch: pytest.Monke
 
 def tree() -> dict[str, str]:
     folder = project.DIST / "linux-riscv64"
-    return {str(p.relative_to(folder)): dist.sha256(p) for p in folder.rglob("*") if p.is_file()}
+    return {str(p.relative_to(folder)): storage.sha256(p) for p in folder.rglob("*") if p.is_file()}
 
 
 def leftovers() -> list[str]:

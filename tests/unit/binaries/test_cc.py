@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import apt, dist, process
+from buildkit_riscv64 import apt, process, storage
 from buildkit_riscv64.binaries import cc, needs
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import MissingRequirementError
@@ -91,7 +91,7 @@ def test_facts(compiler: Path) -> None:
     assert [one["file"] for one in facts["libraries"]] == list(cc.LIBRARIES)
     assert facts["libraries"][0] == {
         "file": "libc.a",
-        "sha256": dist.sha256(compiler / "libc.a"),
+        "sha256": storage.sha256(compiler / "libc.a"),
         "package": "pkg:deb/debian/libc.a-dev@2.41-12%2Bb1?arch=riscv64",
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, project, schemas
+from buildkit_riscv64 import dist, project, schemas, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import build, check, elf, make, pgo, source, toolchain, verify
 from buildkit_riscv64.binaries import compile as compiler
@@ -41,7 +41,7 @@ OTHER = gzip.compress(message((1, 2), samples=2), mtime=0)
 def test_a_profile(tmp_path: Path) -> None:
     path = tmp_path / "cpu.pprof"
     path.write_bytes(GOOD)
-    assert pgo.read(path).sha256 == dist.sha256(path)
+    assert pgo.read(path).sha256 == storage.sha256(path)
 
 
 @pytest.mark.parametrize(
@@ -145,13 +145,13 @@ def test_a_build_with_a_profile(given: list[str], profile: Path) -> None:
     assert (folder / "buildkit-v0.32.2.linux-riscv64-pgo.tar.gz").is_file()
     manifest = outcome.artifacts.manifest
     assert schemas.objection(manifest, schemas.BINARIES) == ""
-    assert manifest["build"]["pgo"] == dist.sha256(profile)
+    assert manifest["build"]["pgo"] == storage.sha256(profile)
     assert "-pgo=default.pgo" in manifest["build"]["flags"]
     assert str(project.ROOT) not in (folder / dist.MANIFEST).read_text()
     statement = json.loads((folder / dist.PROVENANCE).read_text())
     definition = statement["predicate"]["buildDefinition"]
-    assert definition["externalParameters"]["pgo"] == f"sha256:{dist.sha256(profile)}"
-    assert {"name": "default.pgo", "digest": {"sha256": dist.sha256(profile)}} in definition["resolvedDependencies"]  # fmt: skip
+    assert definition["externalParameters"]["pgo"] == f"sha256:{storage.sha256(profile)}"
+    assert {"name": "default.pgo", "digest": {"sha256": storage.sha256(profile)}} in definition["resolvedDependencies"]  # fmt: skip
     assert build.build(Options(pgo=str(profile))).up_to_date
     profile.write_bytes(OTHER)
     with pytest.raises(AssertionError):  # of the compiler above, which was started

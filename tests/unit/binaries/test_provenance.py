@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import provenance
 
@@ -49,7 +49,7 @@ def test_the_file_in_the_folder_is_about_the_binaries(finished: Path, manifest: 
     named = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
     assert named.keys() == {file["name"] for file in manifest["files"]} - {dist.PROVENANCE}
     for name, digest in named.items():
-        assert dist.sha256(finished / name) == digest
+        assert storage.sha256(finished / name) == digest
 
 
 def test_a_dirty_checkout_names_its_commit(manifest: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, project
+from buildkit_riscv64 import dist, project, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import build, bundle, cc, source, toolchain, verify
 from buildkit_riscv64.binaries import compile as compiler
@@ -70,7 +70,7 @@ def run(*, rebuild: bool = False, cross_check: bool = False, target: str = "") -
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): dist.sha256(p) for p in folder.rglob("*") if p.is_file()}
+    return {str(p.relative_to(folder)): storage.sha256(p) for p in folder.rglob("*") if p.is_file()}
 
 
 def test_rebuild(go: Compiler, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_rebuild(go: Compiler, tmp_path: Path) -> None:
     assert verdict["target"] == "linux-riscv64"
     assert [file["name"] for file in verdict["files"]] == ["bin/buildctl", "bin/buildkitd"]
     for file in verdict["files"]:
-        assert file["artifact_sha256"] == file["compiled_again_sha256"] == dist.sha256(go.artifacts / file["name"])  # fmt: skip
+        assert file["artifact_sha256"] == file["compiled_again_sha256"] == storage.sha256(go.artifacts / file["name"])  # fmt: skip
     (extra,) = go.asked
     assert list(extra) == ["GOCACHE"], "from nothing: not from the cache that made the artifacts"
     assert tree(project.DIST) == before
@@ -239,7 +239,7 @@ def test_cross_check_of_a_bundle(parts: Parts, on: Callable[[str], None]) -> Non
     runc = parts.artifacts / "bin" / "buildkit-runc"
     assert verdict["compared_by_record"] == [
         {
-            "name": "bin/buildkit-runc", "artifact_sha256": dist.sha256(runc), "differences": [],
+            "name": "bin/buildkit-runc", "artifact_sha256": storage.sha256(runc), "differences": [],
             "why": "C is linked in, and that for riscv64 is compiled there alone",
         }
     ]  # fmt: skip

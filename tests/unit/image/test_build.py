@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, host, pins, project, schemas
+from buildkit_riscv64 import dist, host, pins, project, schemas, storage
 from buildkit_riscv64.arch import Architecture, Target
 from buildkit_riscv64.binaries import toolchain
 from buildkit_riscv64.console import Status
@@ -207,7 +207,7 @@ BUILT = ["lock", "update", "fetch", "base", "start buildkit", "build", "stop", "
 
 def tree() -> dict[str, str]:
     folder = project.DIST / "linux-riscv64"
-    return {str(p.relative_to(folder)): dist.sha256(p) for p in folder.rglob("*") if p.is_file()}
+    return {str(p.relative_to(folder)): storage.sha256(p) for p in folder.rglob("*") if p.is_file()}
 
 
 def leftovers() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, project
+from buildkit_riscv64 import dist, project, storage
 from buildkit_riscv64.console import Status
 from buildkit_riscv64.errors import CheckError, UsageError
 from buildkit_riscv64.findings import Finding
@@ -102,9 +102,9 @@ ARCHIVE = "buildkit-v0.32.2.linux-riscv64.image.tar"
 @pytest.mark.parametrize("name", [ARCHIVE, "sbom.cdx.json", "layout/index.json"])
 def test_a_damaged_or_missing_file(picture: Picture, name: str) -> None:
     place = picture.finish()
-    right = dist.sha256(place / name)
+    right = storage.sha256(place / name)
     damage(place / name)
-    wrong = dist.sha256(place / name)
+    wrong = storage.sha256(place / name)
     assert told(examine(picture)) == [f"{name}: sha256: {wrong}, expected {right}"]
     (place / name).unlink()
     assert told(examine(picture)) == [f"{name}: sha256: cannot be read: No such file or directory"]
@@ -190,7 +190,7 @@ def test_a_manifest_of_something_else(picture: Picture, keys: tuple[str, ...], v
     place = picture.finish()
     seen = {
         "digest": layout.load(place / dist.LAYOUT).digest,
-        "buildctl": dist.sha256(picture.binaries.path / "bin/buildctl"),
+        "buildctl": storage.sha256(picture.binaries.path / "bin/buildctl"),
     }
     edit_manifest(place, lambda manifest: change(manifest, *keys, value=value))
     assert told(examine(picture)) == [line.format(**seen) for line in wrong]
@@ -228,7 +228,7 @@ COMMANDS = [f"usr/bin/{command}" for command in dist.COMMANDS]
 def test_binaries_that_are_not_those_of_phase_1(picture: Picture) -> None:
     """As after another `invoke build-binaries`."""
     picture.finish()
-    other, seen = "8" * 64, dist.sha256(picture.binaries.path / "bin/buildctl")
+    other, seen = "8" * 64, storage.sha256(picture.binaries.path / "bin/buildctl")
 
     def edit(manifest: dict[str, Any]) -> None:
         manifest["files"][0]["sha256"] = other

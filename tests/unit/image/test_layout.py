@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import storage
 from buildkit_riscv64.errors import CheckError
 from buildkit_riscv64.image import layout
 
@@ -37,7 +37,7 @@ def complete(folder: Path) -> None:
     """Assert that everything that a layout names is there, and is what it is called."""
     needed = list(layout._reachable(folder, layout.names(folder).values()))
     for digest in needed:
-        assert f"sha256:{dist.sha256(layout.blob(folder, digest))}" == digest
+        assert f"sha256:{storage.sha256(layout.blob(folder, digest))}" == digest
 
 
 @pytest.fixture

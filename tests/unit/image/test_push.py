@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import apt, dist, project, schemas
+from buildkit_riscv64 import apt, dist, project, schemas, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.errors import (
     BusyError,
@@ -268,7 +268,7 @@ def test_what_was_damaged_is_mended(place: Path) -> None:
         path.write_text("damaged")
     run()
     for path in (place / "oci/blobs/sha256").iterdir():
-        assert dist.sha256(path) == path.name
+        assert storage.sha256(path) == path.name
 
 
 def test_a_layout_of_others_is_left_alone(place: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, process, project
+from buildkit_riscv64 import process, project, storage
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.errors import Failure, NetworkError, StorageError, UsageError
 from buildkit_riscv64.image import layout, tools
@@ -237,12 +237,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("origin", [Origin.REGISTRY, Origin.ROOTFS])
 def test_a_damaged_base_is_made_anew(archive: Archive, skopeo: Commands, provided: list[object], origin: Origin, damage: str) -> None:  # fmt: skip
     first = ensure(archive, origin)
-    whole = {path: dist.sha256(path) for path in first.layout.rglob("*") if path.is_file()}
+    whole = {path: storage.sha256(path) for path in first.layout.rglob("*") if path.is_file()}
     calls = len(skopeo.calls)
     DAMAGES[damage](first.layout)
     assert ensure(archive, origin) == first
     assert len(skopeo.calls) == 2 * calls
-    assert {path: dist.sha256(path) for path in first.layout.rglob("*") if path.is_file()} == whole
+    assert {
+        path: storage.sha256(path) for path in first.layout.rglob("*") if path.is_file()
+    } == whole
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -381,7 +381,7 @@ def test_no_space_for_a_machine(made: MachineCommands, monkeypatch: pytest.Monke
     def full(path: Path, _value: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("buildkit_riscv64.dist.write_json", full)
+    monkeypatch.setattr("buildkit_riscv64.storage.write_json", full)
     with pytest.raises(StorageError, match="no space left"):
         machines.create("new", SHAPE)
     assert machines.everyone() == []

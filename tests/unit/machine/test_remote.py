@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, project
+from buildkit_riscv64 import dist, project, storage
 from buildkit_riscv64.arch import Architecture
 from buildkit_riscv64.errors import (
     CheckError,
@@ -351,11 +351,11 @@ def test_what_was_made_really(tmp_path: Path) -> None:
     result.write_text("{}")
     (result.parent / "folder").mkdir()
     expected = {
-        "dist/linux-riscv64/SHA256SUMS": dist.sha256(listed),
-        "dist/linux-riscv64/image/root/SHA256SUMS": dist.sha256(image),
-        "dist/linux-riscv64/evidence/SHA256SUMS": dist.sha256(proof),
-        "dist/linux-riscv64/packages/SHA256SUMS": dist.sha256(packages),
-        "benchmarks/results/one.json": dist.sha256(result),
+        "dist/linux-riscv64/SHA256SUMS": storage.sha256(listed),
+        "dist/linux-riscv64/image/root/SHA256SUMS": storage.sha256(image),
+        "dist/linux-riscv64/evidence/SHA256SUMS": storage.sha256(proof),
+        "dist/linux-riscv64/packages/SHA256SUMS": storage.sha256(packages),
+        "benchmarks/results/one.json": storage.sha256(result),
     }
     assert asked(tmp_path / "a b").made == expected
     assert list(asked(tmp_path / "a b").made) == list(
@@ -388,7 +388,7 @@ def after(far: Path, arch: Architecture = Architecture.RISCV64) -> There:
         *far.glob(dist.SUMS), *sorted(far.glob(f"{dist.IMAGE}/*/{dist.SUMS}")),
         *far.glob(f"{dist.EVIDENCE}/{dist.SUMS}"), *far.glob(f"{dist.PACKAGES}/{dist.SUMS}"),
     ]  # fmt: skip
-    made = {f"dist/{path.relative_to(far.parent)}": dist.sha256(path) for path in sums}
+    made = {f"dist/{path.relative_to(far.parent)}": storage.sha256(path) for path in sums}
     return replace(THERE, arch=arch, made=made)
 
 
@@ -482,7 +482,7 @@ def transfers(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
 
 def test_results_come_back_when_they_are_new(transfers: list[tuple[str, ...]]) -> None:
     known = f"{remote.RESULTS}/known.json"
-    same = replace(THERE, made={known: dist.sha256(project.ROOT / known)})
+    same = replace(THERE, made={known: storage.sha256(project.ROOT / known)})
     assert remote.pull({}, same) == []
     other = replace(THERE, made={known: "other"})
     assert remote.pull(other.made, other) == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, host, pages, project
+from buildkit_riscv64 import dist, host, pages, project, storage
 from buildkit_riscv64.errors import CheckError, Failure
 from buildkit_riscv64.validation import evidence, versions
 from buildkit_riscv64.validation.subject import Subject
@@ -240,7 +240,7 @@ def test_the_page_says_that_it_is_stale(publish: Publish) -> None:
             assert "Out of date" in page.read_text()
     assert evidence.load(published.path).manifest == published.manifest
     listed = (published.path / dist.SUMS).read_text()
-    assert f"{dist.sha256(page)}  {pages.INDEX}\n" in listed
+    assert f"{storage.sha256(page)}  {pages.INDEX}\n" in listed
 
 
 def test_nobody_has_to_have_evidence(complete_dist: Path) -> None:

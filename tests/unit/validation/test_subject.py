@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist
+from buildkit_riscv64 import dist, storage
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.errors import CheckError, NotNativeError
 from buildkit_riscv64.validation import subject
@@ -25,7 +25,7 @@ def test_what_identifies_it(found: Subject, complete_dist: Path) -> None:
     told = found.as_json()
     assert told["target"] == "linux-riscv64"
     assert told["binaries"] == {
-        command: dist.sha256(complete_dist / dist.binary(command)) for command in dist.COMMANDS
+        command: storage.sha256(complete_dist / dist.binary(command)) for command in dist.COMMANDS
     }
     for variant in ("root", "rootless"):
         manifest = json.loads((complete_dist / dist.IMAGE / variant / dist.MANIFEST).read_text())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, process, project
+from buildkit_riscv64 import dist, process, project, storage
 from buildkit_riscv64.errors import (
     BusyError,
     CheckError,
@@ -136,7 +136,7 @@ def test_all_suites(ready: Commands, told: Told, provided: list[Any]) -> None:
     }  # fmt: skip
     assert (place / evidence.log("buildx")).read_text() == "…\n=== 1 passed in 2s ===\n"
     listed = [line.partition("  ") for line in (place / dist.SUMS).read_text().splitlines()]
-    assert all(dist.sha256(place / name) == digest for digest, _, name in listed)
+    assert all(storage.sha256(place / name) == digest for digest, _, name in listed)
     assert len(listed) == len(list(place.iterdir())) - 1
     assert not list(project.DIST.glob(".*staging*"))
 
