@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import UsageError
 from . import github
-from .github import Client, Repository
+from .api import Client
+from .github import Repository
 
 #: Issues with it are ours: only who may write to the repository can set a label.
 LABEL = "broken-build"

@@ -16,7 +16,8 @@ from packaging.version import InvalidVersion, Version
 
 from .. import debian, pins, project
 from ..errors import Failure, NetworkError
-from .github import TIMEOUT, Client, Repository
+from .api import TIMEOUT, Client
+from .github import Repository
 
 #: What the pin of Go is called.
 GO = "Go"

@@ -18,7 +18,7 @@ from ..console import count, say, step, warn
 from ..errors import CheckError, MismatchError, NetworkError, UsageError
 from ..image.variants import Variant
 from ..pins import release_tag
-from . import chain, github, notes, signing
+from . import api, chain, github, notes, signing
 
 #: Describes a release; it is one of its files.
 DESCRIPTION = dist.DESCRIPTIONS[dist.RELEASE]
@@ -289,7 +289,7 @@ def release(options: Options) -> Outcome:
     with dist.lock(options.target), dist.staging(options.target, part=dist.RELEASE) as stage:
         with step("gathering the release"):
             description = _signed(options, links, stage)
-        with github.Client.connected(dry=options.dry) as client:
+        with api.Client.connected(dry=options.dry) as client:
             asked = _asked(options, client)
             # Only a dry run gets so far without GitHub.
             releases = asked or []
@@ -339,7 +339,7 @@ def _signed(options: Options, links: Sequence[chain.Link], stage: Path) -> dict[
         return _gather(options, links, signer, stage)
 
 
-def _asked(options: Options, client: github.Client) -> list[dict[str, Any]] | None:
+def _asked(options: Options, client: api.Client) -> list[dict[str, Any]] | None:
     """The releases that there are; None for a dry run without GitHub, which it says."""
     try:
         return github.Repository(client, github.repository(options.repository)).releases()
@@ -357,12 +357,12 @@ def _published(tag: str, releases: Iterable[dict[str, Any]]) -> dict[str, Any] |
 def _for_gh() -> dict[str, str]:
     """The environment of gh: where GitHub is, and who we are to it."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("GH_")}
-    return process.environment({**ours, "GH_TOKEN": github.token(), "GH_PROMPT_DISABLED": "1"})
+    return process.environment({**ours, "GH_TOKEN": api.token(), "GH_PROMPT_DISABLED": "1"})
 
 
 def _publish(
     options: Options,
-    client: github.Client,
+    client: api.Client,
     description: Mapping[str, Any],
     stage: Path,
     releases: Iterable[Mapping[str, Any]],

@@ -23,7 +23,8 @@ from packaging.version import Version
 from .. import console, pins, process, project
 from ..errors import BusyError, Failure, SourceError, UsageError
 from . import github, pinned
-from .github import Client, Entry, Repository
+from .api import Client
+from .github import Entry, Repository
 from .pinned import Pin, State
 
 #: Upstream's repository on GitHub.

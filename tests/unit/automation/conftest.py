@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from buildkit_riscv64 import dist, storage
+from buildkit_riscv64.automation.api import Client
 from buildkit_riscv64.validation import suites
 from buildkit_riscv64.validation.subject import programs
 
@@ -52,3 +54,17 @@ def releasable(complete_dist: Path, publish: Publish) -> Path:
         publish({name: result(scene(), unproven)})
     pack(dist.load(complete_dist))
     return complete_dist
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was waited; nobody waits."""
+    seconds: list[float] = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def client(hub: Hub, slept: list[float]) -> Iterator[Client]:
+    with Client.connected() as connected:
+        yield connected

@@ -9,7 +9,7 @@ import pytest
 
 from buildkit_riscv64 import debian, project
 from buildkit_riscv64.automation import pinned
-from buildkit_riscv64.automation.github import Client
+from buildkit_riscv64.automation.api import Client
 from buildkit_riscv64.automation.pinned import Pin, State
 from buildkit_riscv64.errors import MissingRequirementError
 

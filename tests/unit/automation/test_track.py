@@ -10,6 +10,7 @@ import pytest
 
 from buildkit_riscv64 import pins, process, project
 from buildkit_riscv64.automation import github, pinned, report, track
+from buildkit_riscv64.automation.api import Client
 from buildkit_riscv64.automation.github import Entry
 from buildkit_riscv64.automation.pinned import Pin, State
 from buildkit_riscv64.automation.track import Move, Outcome, Upstream
@@ -222,7 +223,7 @@ def test_nothing_to_do(place: Hub, releases: list[dict[str, Any]]) -> None:
 def test_what_a_killed_run_left_undone_is_done(place: Hub, number: int) -> None:
     """Wherever it ended: what is there is found."""
     plan = run(dry=True).steps
-    with github.Client.connected() as client:
+    with Client.connected() as client:
         ours = github.Repository(client, OURS)
         started = track.Plan(ours, Upstream.judge(place.upstream.releases, "v0.32.2"))
         for step in started.steps[:number]:
