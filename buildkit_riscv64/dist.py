@@ -293,6 +293,12 @@ def record(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
     ]
 
 
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a folder's manifest, and the sums of the files that it lists and of itself."""
+    storage.write_json(folder / MANIFEST, manifest)
+    (folder / SUMS).write_text(sums([*manifest["files"], *record(folder, [MANIFEST])]))
+
+
 def sums(records: Iterable[Mapping[str, Any]]) -> str:
     """The text of SHA256SUMS, for `sha256sum --check`."""
     return "".join(f"{r['sha256']}  {r['name']}\n" for r in records)

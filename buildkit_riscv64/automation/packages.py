@@ -334,8 +334,7 @@ def _describe(
     }
     if wrong := schemas.objection(manifest, schemas.PACKAGES):
         raise CheckError(f"{dist.MANIFEST}: {wrong}", "this is a defect: report it")
-    storage.write_json(stage / dist.MANIFEST, manifest)
-    (stage / dist.SUMS).write_text(dist.sums([*records, *dist.record(stage, [dist.MANIFEST])]))
+    dist.write_manifest(stage, manifest)
 
 
 def load(target: Target) -> dist.Artifacts:

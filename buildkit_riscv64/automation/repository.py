@@ -325,6 +325,4 @@ def _describe(
         "build": {"inputs": digest},
         "files": dist.record(stage, names),
     }
-    storage.write_json(stage / dist.MANIFEST, manifest)
-    records = [*dist.record(stage, names), *dist.record(stage, [dist.MANIFEST])]
-    (stage / dist.SUMS).write_text(dist.sums(records))
+    dist.write_manifest(stage, manifest)

@@ -195,9 +195,7 @@ def _describe(
     manifest["files"] = binaries + dist.record(stage, others)
     (stage / dist.PROVENANCE).write_text(provenance.statement(manifest))
     manifest["files"] += dist.record(stage, [dist.PROVENANCE])
-    storage.write_json(stage / dist.MANIFEST, manifest)
-    files = [*manifest["files"], *dist.record(stage, [dist.MANIFEST])]
-    (stage / dist.SUMS).write_text(dist.sums(files))
+    dist.write_manifest(stage, manifest)
 
 
 @dataclass(frozen=True, kw_only=True)

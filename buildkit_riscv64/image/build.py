@@ -366,6 +366,4 @@ def _describe(
         "host": host.facts().as_json(),
         "files": dist.record(stage, [archive, dist.PACKAGES_SBOM, *in_layout]),
     }
-    storage.write_json(stage / dist.MANIFEST, manifest)
-    files = [*manifest["files"], *dist.record(stage, [dist.MANIFEST])]
-    (stage / dist.SUMS).write_text(dist.sums(files))
+    dist.write_manifest(stage, manifest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, storage
+from buildkit_riscv64 import dist
 from buildkit_riscv64.automation.api import Client
 from buildkit_riscv64.validation import suites
 from buildkit_riscv64.validation.subject import programs
@@ -29,9 +29,7 @@ def pack(binaries: dist.Artifacts) -> Path:
         "target": TARGET.name, "version": "v0.32.2", "host": binaries.manifest["host"],
         "binaries": programs(binaries), "files": dist.record(place, [PACKAGE]),
     }  # fmt: skip
-    storage.write_json(place / dist.MANIFEST, manifest)
-    files = [*manifest["files"], *dist.record(place, [dist.MANIFEST])]
-    (place / dist.SUMS).write_text(dist.sums(files))
+    dist.write_manifest(place, manifest)
     return place
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from buildkit_riscv64 import dist, storage
+from buildkit_riscv64 import dist
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.image import build, check, engines, layout, tools
 from buildkit_riscv64.image.container import Life
@@ -160,9 +160,7 @@ def record_anew(place: Path) -> None:
     own = (dist.MANIFEST, dist.SUMS)
     names = [str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()]
     manifest["files"] = dist.record(place, sorted({*names} - {*own}))
-    storage.write_json(place / dist.MANIFEST, manifest)
-    files = [*manifest["files"], *dist.record(place, [dist.MANIFEST])]
-    (place / dist.SUMS).write_text(dist.sums(files))
+    dist.write_manifest(place, manifest)
 
 
 @dataclass
