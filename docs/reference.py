@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -97,7 +98,8 @@ def configuration() -> str:
     for path, default in _keys(config.DEFAULTS):
         said = _text(comments.get(path[-1], ""))
         if default not in ("", {}):
-            said += f" Default: `{default!r}`."
+            shown = default if isinstance(default, str) else json.dumps(default)
+            said += f" Default: `{shown}`."
         variable = "_".join(["INVOKE", *path]).upper()
         # A table of names has no variable: Invoke takes none for what has no type.
         name = "" if default == {} else f", `{variable}`"
