@@ -24,6 +24,9 @@ from .results import Builder, text
 
 FILES = 20_000
 GIGABYTE = 1 << 30
+#: The daemon starts from the context that it has only where the build before has let go of it,
+#: which it does a moment after its client has the result: on a slow machine, too late.
+ATTEMPTS = 3
 
 
 def _waits(build: subprocess.Popen[bytes], log: Path) -> bool:
@@ -106,10 +109,13 @@ def test_many_files(builder: Builder, new_context: NewContext) -> None:
 
     first = check()
     assert first > FILES * 128
-    changed = FILES // 2
-    paths[changed].write_text(secrets.token_hex(64))
+
+    def check_changed() -> float:
+        paths[FILES // 2].write_text(secrets.token_hex(64))
+        return check()
+
     # Each file is still named, with its time and its mode.
-    assert check() < first / 2
+    assert any(check_changed() < first / 2 for _ in range(ATTEMPTS))
 
 
 def test_a_large_file(builder: Builder, new_context: NewContext, workshop: Path) -> None:
@@ -130,19 +136,17 @@ def test_a_large_file(builder: Builder, new_context: NewContext, workshop: Path)
             block = secrets.token_bytes(1 << 12) + bytes((1 << 20) - (1 << 12))
             digest.update(block)
             file.write(block)
+
+    def sent(look: str, said: str) -> float:
+        dest = builder.place()
+        ended = builder.build(
+            folder, f"--opt=build-arg:LOOK={look}", f"--output=type=local,dest={dest}"
+        ).good()
+        assert text(dest) == {"said": said}
+        return _sent(ended.stderr)
+
     try:
-        sent = []
-        for look, said in (
-            ("sha256sum", f"{digest.hexdigest()}  large"),
-            ("stat -c %s", str(GIGABYTE)),
-        ):
-            dest = builder.place()
-            ended = builder.build(
-                folder, f"--opt=build-arg:LOOK={look}", f"--output=type=local,dest={dest}"
-            ).good()
-            sent.append(_sent(ended.stderr))
-            assert text(dest) == {"said": said}
-        assert sent[0] > 0.99 * GIGABYTE
-        assert sent[1] < 10_000
+        assert sent("sha256sum", f"{digest.hexdigest()}  large") > 0.99 * GIGABYTE
+        assert any(sent("stat -c %s", str(GIGABYTE)) < 10_000 for _ in range(ATTEMPTS))
     finally:
         large.unlink()
