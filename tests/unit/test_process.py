@@ -310,6 +310,11 @@ process.stream(["sh", "-c", sys.argv[1] + "wait"], print)
 """
 
 
+def hear_hangups() -> None:
+    """Whoever starts the tests by nohup has SIGHUP ignored, in all that they start."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start_guardian() -> tuple[subprocess.Popen[str], list[int]]:
     """A Python of its own that runs the tree, and the tree's pids."""
     guardian = subprocess.Popen(
@@ -318,6 +323,7 @@ def start_guardian() -> tuple[subprocess.Popen[str], list[int]]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(project.ROOT)},
+        preexec_fn=hear_hangups,
     )
     assert guardian.stdout is not None
     pids = [int(guardian.stdout.readline()) for _ in range(3)]
@@ -514,6 +520,7 @@ def test_what_is_killed_is_cleaned_up_after(left: Path, number: signal.Signals) 
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(project.ROOT)},
         process_group=0,
+        preexec_fn=hear_hangups,
     )
     with killed:
         assert killed.stdout is not None
