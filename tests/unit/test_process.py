@@ -310,20 +310,18 @@ process.stream(["sh", "-c", sys.argv[1] + "wait"], print)
 """
 
 
-def hear_hangups() -> None:
-    """Whoever starts the tests by nohup has SIGHUP ignored, in all that they start."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+#: Whoever starts the tests by nohup has SIGHUP ignored, in all that they start.
+HEARS_HANGUPS = ("env", "--default-signal=HUP")
 
 
 def start_guardian() -> tuple[subprocess.Popen[str], list[int]]:
     """A Python of its own that runs the tree, and the tree's pids."""
     guardian = subprocess.Popen(
-        [sys.executable, "-c", GUARDIAN, TREE],
+        [*HEARS_HANGUPS, sys.executable, "-c", GUARDIAN, TREE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(project.ROOT)},
-        preexec_fn=hear_hangups,
     )
     assert guardian.stdout is not None
     pids = [int(guardian.stdout.readline()) for _ in range(3)]
@@ -515,12 +513,11 @@ with process.afterwards([["false"], ["touch", sys.argv[1]]]):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_what_is_killed_is_cleaned_up_after(left: Path, number: signal.Signals) -> None:
     killed = subprocess.Popen(
-        [sys.executable, "-c", KILLED, left],
+        [*HEARS_HANGUPS, sys.executable, "-c", KILLED, left],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(project.ROOT)},
         process_group=0,
-        preexec_fn=hear_hangups,
     )
     with killed:
         assert killed.stdout is not None
