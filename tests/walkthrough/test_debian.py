@@ -20,6 +20,7 @@ from ..integration.debianroot import Root, debian_root
 from ..integration.keys import Keyring
 from ..integration.miniature import Project, copy_checkout, succeeded
 from ..pages import BLOCKS
+from ..validation.daemon import BOUND
 
 pytestmark = pytest.mark.walkthrough
 
@@ -50,8 +51,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(dist.folder(Target.here()), project.dist / target, ignore=ignored)
     with Keyring(tmp_path_factory.mktemp("ring")) as ring:
         key = ring.private(ring.make("Packages <packages@example.org>"))
-        succeeded(project.invoke("build-packages"))
-        succeeded(project.invoke("publish-repo", "--url", f"https://{HOST}", env={signing.KEY: key}))  # fmt: skip
+        succeeded(project.invoke("build-packages", timeout=BOUND))
+        succeeded(project.invoke("publish-repo", "--url", f"https://{HOST}", env={signing.KEY: key}, timeout=BOUND))  # fmt: skip
     succeeded(project.invoke("certs", "--names", HOST))
     return project.root
 
