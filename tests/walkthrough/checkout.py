@@ -178,13 +178,14 @@ def checkout(folder: Path) -> Iterator[Checkout]:
         ring = stack.enter_context(Keyring(folder / "ring"))
         _released(root / "release", ring)
         (root / "key.asc").write_text(ring.private(ring.make("Packages <packages@example.org>")))
-        (folder / "gnupg").mkdir(mode=0o700)
+        (folder / "gnupg").mkdir()
+        reader = stack.enter_context(Keyring(folder / "gnupg"))
         near = stack.enter_context(registry.running(folder / "near", inside=engine.inside))
         far = stack.enter_context(registry.running(folder / "far"))
         hub = Hub()
         hub.upstream.releases = [released(pins.load().version)]
         stack.enter_context(hub.running())
-        env = {**os.environ, **engine.env, **hub.environment(), "GNUPGHOME": str(folder / "gnupg")}
+        env = {**os.environ, **engine.env, **hub.environment(), "GNUPGHOME": str(reader.home)}
         _programs(place / "bin", engine, root / "dist" / target.name / "bin")
         env["PATH"] = f"{place / 'bin'}:{env['PATH']}"
         home = place / "home"

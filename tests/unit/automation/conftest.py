@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,14 +51,6 @@ def releasable(complete_dist: Path, publish: Publish) -> Path:
         publish({name: result(scene(), unproven)})
     pack(dist.load(complete_dist))
     return complete_dist
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited; nobody waits."""
-    seconds: list[float] = []
-    monkeypatch.setattr(time, "sleep", seconds.append)
-    return seconds
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,6 @@ def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees who the user is."""
     for name in (registry.USERNAME, registry.PASSWORD, "DOCKER_CONFIG"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long it would have waited."""
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    return waited
 
 
 @pytest.fixture
