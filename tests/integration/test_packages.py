@@ -726,8 +726,9 @@ class Dnf:
         text += f"[stand-in]\nname=stand-in\nbaseurl=file://{self.stand_in}\ngpgcheck=0\n"
         (self.folder / "repos").mkdir(exist_ok=True)
         (self.folder / "repos" / "buildkit.repo").write_text(text)
+        # It starts an agent of GnuPG, which would stay.
         return subprocess.run(
-            ["dnf", "--assumeyes", f"--installroot={self.root.path}", "--releasever=1",
+            [*process.namespaced(), "dnf", "--assumeyes", f"--installroot={self.root.path}", "--releasever=1",
              f"--setopt=reposdir={self.folder}/repos", f"--setopt=cachedir={self.folder}/cache",
              "--setopt=install_weak_deps=False", "--setopt=metadata_expire=0", *args],
             capture_output=True, text=True, check=False,
