@@ -36,6 +36,7 @@ from tests.validation import bases
 #: Whose programs a foreign step runs, the first that this machine can emulate.
 _FOREIGN = (Platform.RISCV64, Platform.AMD64, Platform.ARM64)
 _CHUNK = 1 << 20
+_NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
 #: What all cases together leave until the end, and some air.
 NEEDED_BYTES = 8 << 30
 
@@ -128,11 +129,8 @@ class Bench:
         began = time.monotonic()
         recorder = self.recorder if side.label == OURS else None
         flags = recorder.flags if recorder else []
-        log = Path(tempfile.mkdtemp(dir=self.folder)) / "counted"
-        wrap = instructions.wrap(log) if self.counts else []
-        with side.started(self.folder, self.base, flags, wrap) as daemon:
-            taken = self._sample(side, daemon, began, recorder)
-        return replace(taken, instructions=instructions.counted(log)) if self.counts else taken
+        with side.started(self.folder, self.base, flags) as daemon:
+            return self._sample(side, daemon, began, recorder)
 
     def _sample(
         self, side: Side, daemon: Running, began: float, recorder: profiles.Recorder | None
@@ -153,7 +151,7 @@ class Bench:
         if self.case.change:
             self.changes += 1
             (self.context / "data" / "00000").write_text(f"another {self.changes}\n")
-        with recorder.recording() if recorder else contextlib.nullcontext():
+        with recorder.recording() if recorder else _NOTHING:
             return self._measured(side, daemon)
 
     def _asked(self) -> Build:
@@ -169,13 +167,17 @@ class Bench:
         forget_peak(daemon.pid)
         cpu = cpu_seconds(daemon.pid)
         began = time.monotonic()
-        self._build(
-            side, daemon, [replace(self._asked(), number=n) for n in range(self.case.parallel)]
-        )
+        with instructions.counting(daemon.pid) if self.counts else _NOTHING as counted:
+            self._build(
+                side, daemon, [replace(self._asked(), number=n) for n in range(self.case.parallel)]
+            )
         seconds = time.monotonic() - began
         cpu = cpu_seconds(daemon.pid) - cpu
         self.output.unlink(missing_ok=True)
-        return Sample(round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=round(cpu, 3))
+        return Sample(
+            round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=round(cpu, 3),
+            instructions=counted.instructions if counted else 0,
+        )  # fmt: skip
 
     def _build(self, side: Side, daemon: Running, asked: Sequence[Build]) -> None:
         """Build all at the same time, each with a client of its own; all must succeed."""
@@ -278,10 +280,16 @@ def run(options: Options) -> dict[str, Any]:
     if options.instructions:
         if options.against == sides.DOCKER:
             raise UsageError("--instructions counts buildkitd's alone", "leave it out")
-        cases = [replace(case, metrics=("instructions",)) for case in cases if not case.program]
+        cases = [
+            replace(case, metrics=("instructions",))
+            for case in cases
+            if not case.program and not case.start
+        ]
     recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
     counting = [instructions.TOOL] if options.instructions else []
     apt.provide([*daemon.tools(), *counting], yes=options.yes)
+    if options.instructions:
+        instructions.require()
     load = os.getloadavg()[0]
     measured: list[dict[str, Any]] = []
     with _workshop() as folder:

@@ -61,16 +61,12 @@ class ByBuildx(_Builder):
 
     @contextlib.contextmanager
     def started(
-        self,
-        folder: Path,
-        base: BaseImage,
-        flags: Sequence[str] = (),
-        wrap: Sequence[str] = (),
+        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
     ) -> Iterator[Running]:
         """Our daemon, with a name that buildx has for it."""
         env = process.environment(self.client)
         state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
-        with daemon.started(self.binaries, state, flags, wrap) as running:
+        with daemon.started(self.binaries, state, flags) as running:
             name = f"benchmark-{running.pid}"
             create = ["docker", "buildx", "create", "--driver=remote", f"--name={name}"]
             process.read([*create, running.address], env=env)
@@ -93,14 +89,10 @@ class InTheEngine(_Builder):
 
     @contextlib.contextmanager
     def started(
-        self,
-        folder: Path,
-        base: BaseImage,
-        flags: Sequence[str] = (),
-        wrap: Sequence[str] = (),
+        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
     ) -> Iterator[Running]:
         """An engine that has nothing but the base image."""
-        if flags or wrap:
+        if flags:
             raise ValueError("this is about buildkitd")
         place = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
         layout.archive(layout.load(base.layout), place / "base.tar", _BASE)

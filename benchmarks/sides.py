@@ -99,11 +99,7 @@ class Side:
 
     @contextlib.contextmanager
     def started(
-        self,
-        folder: Path,
-        base: BaseImage,
-        flags: Sequence[str] = (),
-        wrap: Sequence[str] = (),
+        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
     ) -> Iterator[Running]:
         """A daemon that knows nothing yet; what it learns stays in the folder.
 
@@ -111,10 +107,9 @@ class Side:
             folder: for its state.
             base: what `FROM base` will mean.
             flags: of buildkitd besides.
-            wrap: what is put before it.
         """
         state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
-        with daemon.started(self.binaries, state, flags, wrap) as running:
+        with daemon.started(self.binaries, state, flags) as running:
             client = [str(self.binaries / "buildctl"), "--addr", running.address, "build"]
             yield Running(running.pid, lambda one: [*client, *_for_buildctl(one, base)])
 

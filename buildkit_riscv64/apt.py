@@ -31,6 +31,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
     "openssl": "openssl",
+    "perf": "linux-perf",
     "pgrep": "procps",
     "qemu-img": "qemu-utils",
     "rootlesskit": "rootlesskit",
@@ -43,7 +44,6 @@ PACKAGES = {
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "umoci": "umoci",
-    "valgrind": "valgrind",
     "xz": "xz-utils",
     "zstd": "zstd",
 }

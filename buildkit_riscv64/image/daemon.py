@@ -17,8 +17,6 @@ from ..errors import BuildError
 
 #: Seconds for the daemon to answer: on an emulated processor it takes four.
 READY_SECONDS = 60.0
-#: The same for one that something else runs, as an interpreter that counts.
-WRAPPED_SECONDS = 900.0
 #: Seconds for it to end when asked to.
 STOP_SECONDS = 10.0
 #: Seconds between looks for its socket, which is there when it is ready.
@@ -71,16 +69,13 @@ def running(binaries: Path, *, yes: bool) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def started(
-    binaries: Path, state: Path, flags: Sequence[str] = (), wrap: Sequence[str] = ()
-) -> Iterator[Daemon]:
+def started(binaries: Path, state: Path, flags: Sequence[str] = ()) -> Iterator[Daemon]:
     """Run buildkitd on a socket that only we can reach, until the block ends.
 
     Args:
         binaries: the folder with `buildkitd` and `buildctl`.
         state: what it remembers; nobody else's.
         flags: its flags besides.
-        wrap: what is put before it, and becomes it or runs it in its own process.
 
     Raises:
         BuildError: it does not start.
@@ -92,7 +87,7 @@ def started(
     ):
         address = f"unix://{folder}/buildkitd.sock"
         command = [
-            *process.namespaced(), *wrap, str(binaries / "buildkitd"), f"--root={state}",
+            *process.namespaced(), str(binaries / "buildkitd"), f"--root={state}",
             f"--addr={address}",
             # Its default is in /run, which is another daemon's, or closed to us.
             f"--otel-socket-path={folder}/otel.sock", "--containerd-worker=false", "--oci-worker-net=host",
@@ -102,7 +97,7 @@ def started(
         # buildkitd tries emulators, and forgets that when it is killed.
         env = process.environment({"XDG_RUNTIME_DIR": folder, "TMPDIR": str(state)})
         with process.guarded(command, env=env, stdout=log.fileno(), stderr=log.fileno()) as child:
-            deadline = time.monotonic() + (WRAPPED_SECONDS if wrap else READY_SECONDS)
+            deadline = time.monotonic() + READY_SECONDS
             question = [str(binaries / "buildctl"), "--addr", address, "debug", "workers"]
             while not process.probe(question, timeout=READY_SECONDS).ok:
                 if child.poll() is not None or time.monotonic() > deadline:
@@ -124,4 +119,4 @@ def started(
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)
                 with contextlib.suppress(Exception):
-                    child.wait(WRAPPED_SECONDS if wrap else STOP_SECONDS)
+                    child.wait(STOP_SECONDS)

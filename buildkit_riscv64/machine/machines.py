@@ -29,11 +29,19 @@ from . import trust
 from .destination import Destination
 
 DEFAULT_NAME = "riscv64"
-#: Seconds that a machine gets to answer ssh; on the slowest host seen it took 45.
-START_SECONDS = 180.0
+#: Seconds that a machine gets to answer ssh; on the slowest host seen it took 45, and 70 when
+#: it counted instructions.
+START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 # Why these, and what they are worth: docs/machines.md, "How fast it is".
 ACCELERATOR = "tcg,thread=multi,tb-size=1024"
+#: A machine that counts instructions: each takes a nanosecond of its clock, and all processors
+#: take turns on one of the host's (qemu's docs/devel/tcg-icount.rst). With the extensions
+#: (Sscofpmf, Smcntrpmf) Linux can tell those of programs from its own.
+ICOUNT = (
+    "-cpu", "rv64,sscofpmf=on,smcntrpmf=on",
+    "-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=0",
+)  # fmt: skip
 #: Three levels of page tables instead of five: fewer to walk in software. Memory for
 #: programs 16 to 64 KiB at a time: fewer faults. Kernel memory is not zeroed twice.
 KERNEL_OPTIONS = "no4lvl thp_anon=16K,32K,64K:always init_on_alloc=0"
@@ -135,6 +143,13 @@ class Machine:
         except (OSError, ValueError):
             return None
         return pid if os.fsencode(file) in command else None
+
+    @property
+    def icount(self) -> bool:
+        """True while it runs so that it counts instructions."""
+        with contextlib.suppress(OSError):
+            return b"-icount" in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+        return False
 
     @property
     def answered(self) -> bool:
@@ -335,14 +350,13 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def qemu(machine: Machine, base: bases.Base, port: int) -> list[str]:
+def qemu(machine: Machine, base: bases.Base, port: int, *, icount: bool = False) -> list[str]:
     """The qemu command."""
     settings = machine.settings
     return [
         *base.emulator, "-name", f"guest={machine.name}",
         "-no-user-config", "-nodefaults", "-display", "none",
-        "-machine", "virt", "-cpu", "rv64",
-        "-accel", ACCELERATOR,
+        "-machine", "virt", *(ICOUNT if icount else ("-cpu", "rv64", "-accel", ACCELERATOR)),
         "-smp", str(settings["cpus"]), "-m", settings["memory"],
         "-kernel", str(base.kernel), "-initrd", "initrd",
         "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0 net.ifnames=0"
@@ -384,21 +398,31 @@ def _ssh_config(machine: Machine, port: int) -> None:
     _write(machine.path / "ssh_config", "\n".join(lines) + "\n", 0o600)
 
 
-def start(machine: Machine) -> None:
+def start(machine: Machine, *, icount: bool = False) -> None:
     """Start a machine and wait until it answers ssh; one that runs already is left alone.
 
+    Args:
+        machine: which.
+        icount: have it count instructions.
+
     Raises:
-        MachineError: qemu does not start, or the machine does not answer.
+        MachineError: qemu does not start, the machine does not answer, or it runs and does
+            not count.
         BusyError: another run is changing it.
     """
     with _hold(machine.name):
         if machine.pid is None:
-            _launch(machine)
+            _launch(machine, icount=icount)
+        elif icount and not machine.icount:
+            raise MachineError(
+                f"{machine.name} runs already, and does not count instructions",
+                f"invoke machine.stop --name {machine.name}, and start it again",
+            )
         _wait(machine)
         machine.answered_file.write_text(f"{machine.pid}\n")
 
 
-def _launch(machine: Machine) -> None:
+def _launch(machine: Machine, *, icount: bool) -> None:
     base = bases.Base(bases.bases() / machine.settings["base"])
     # One that was made before bases had an emulator is of no use either.
     if not (base.disk.exists() and Path(base.emulator[0]).exists()):
@@ -413,7 +437,9 @@ def _launch(machine: Machine) -> None:
         # Somebody else may take the port before qemu does.
         port = _free_port()
         _ssh_config(machine, port)
-        answer = process.probe(qemu(machine, base, port), cwd=machine.path, timeout=30)
+        answer = process.probe(
+            qemu(machine, base, port, icount=icount), cwd=machine.path, timeout=30
+        )
         if answer.ok:
             return
         reason = answer.last_line

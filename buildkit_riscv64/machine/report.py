@@ -30,6 +30,7 @@ def facts(machine: Machine) -> dict[str, Any]:
         "disk": settings["disk"],
         "disk_used_bytes": machine.disk_bytes,
         "execution": str(Execution.QEMU_SYSTEM),
+        "icount": machine.icount,
         "base": settings["base"],
         "address": f"127.0.0.1:{port}" if port else "",
         "folder": str(machine.path),

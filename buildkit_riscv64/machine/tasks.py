@@ -55,8 +55,14 @@ def create(
     say(f"next: invoke on {name} -- build-binaries")
 
 
-@command(help={"name": _NAME})
-def start(context: Any, name: str = "riscv64") -> None:
+@command(
+    help={
+        "name": _NAME,
+        "icount": "Have it count instructions, for `benchmark --instructions`: each takes a nanosecond"
+        " of its clock, and its processors take turns on one of the host's.",
+    },
+)
+def start(context: Any, name: str = "riscv64", icount: bool = False) -> None:
     """Start a machine and wait until it answers ssh."""
     import time
 
@@ -64,7 +70,7 @@ def start(context: Any, name: str = "riscv64") -> None:
     from . import machines
 
     started = time.monotonic()
-    machines.start(machines.find(name))
+    machines.start(machines.find(name), icount=icount)
     say(f"machine {name} answers after {duration(time.monotonic() - started)}")
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import builds, declaration, instructions, measure, page, records, report
+from benchmarks import builds, declaration, measure, page, records, report
 from benchmarks.builds import Options
 from buildkit_riscv64 import binfmt, host, schemas
-from buildkit_riscv64.errors import BuildError, CheckError, StorageError, UsageError
+from buildkit_riscv64.errors import CheckError, StorageError, UsageError
 
 
 def a_case(name: str, ours: list[float], theirs: list[float] | None = None) -> dict[str, Any]:
@@ -250,15 +250,3 @@ def test_a_profile_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(builds, "run", lambda _options: pytest.fail("measured"))
     with pytest.raises(UsageError, match="no such folder"):
         builds.main(Options(profile=str(tmp_path / "none" / "cpu.pprof")))
-
-
-def test_instructions_are_read(tmp_path: Path) -> None:
-    log = tmp_path / "counted"
-    for text in (None, "", "==1== Command: buildkitd\n"):
-        if text is not None:
-            log.write_text(text)
-        with pytest.raises(BuildError, match="counted nothing"):
-            instructions.counted(log)
-    log.write_text("==1== Executed:\n==1==   guest instrs:  577,431,341\n")
-    assert instructions.counted(log) == 577_431_341
-    assert instructions.wrap(log)[-1] == f"--log-file={log}"

@@ -226,6 +226,18 @@ def test_the_qemu_command(machine: Machine, base: Base) -> None:
     ]  # fmt: skip
 
 
+def test_the_qemu_command_that_counts_instructions(machine: Machine, base: Base) -> None:
+    usual = machines.qemu(machine, base, 2222)
+    counting = machines.qemu(machine, base, 2222, icount=True)
+    assert [one for one in usual if one not in counting] == [
+        "rv64",
+        "tcg,thread=multi,tb-size=1024",
+    ]
+    assert [one for one in counting if one not in usual] == [
+        "rv64,sscofpmf=on,smcntrpmf=on", "tcg,thread=single,tb-size=1024", "-icount", "shift=0",
+    ]  # fmt: skip
+
+
 def test_the_ssh_configuration(machine: Machine) -> None:
     machines._ssh_config(machine, 2222)
     config = machine.path / "ssh_config"
@@ -429,6 +441,14 @@ def test_one_that_runs_is_left_alone(ready: MachineCommands, machine: Machine, p
     pid.append(1)
     machines.start(machine)
     assert verbs(ready) == ["ssh"]
+
+
+def test_one_that_runs_does_not_begin_to_count(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
+    pid.append(os.getpid())
+    with pytest.raises(MachineError, match="runs already, and does not count") as caught:
+        machines.start(machine, icount=True)
+    assert "machine.stop --name one" in caught.value.hint
+    assert ready.calls == []
 
 
 def test_a_port_that_is_taken_is_given_up(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip

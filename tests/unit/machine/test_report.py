@@ -24,7 +24,7 @@ def test_one_that_is_stopped(machine: Machine, capsys: pytest.CaptureFixture[str
     assert told.err == ""
     assert json.loads(told.out) == {
         "name": "one", "state": "stopped", "uptime_seconds": 0.0, "cpus": 2, "memory": "8G",
-        "disk": "40G", "disk_used_bytes": 0, "execution": "qemu-system",
+        "disk": "40G", "disk_used_bytes": 0, "execution": "qemu-system", "icount": False,
         "base": machine.settings["base"], "address": "", "folder": str(machine.path),
     }  # fmt: skip
 
