@@ -37,7 +37,10 @@ The cases are those that the field uses, by the names of
 `benchmarks/cases.toml` declares them, and needs no registry. Each run of a case has a
 daemon of its own that knows only the base image. Two sides take turns, A B B A, in one
 run. Time is what the clients wait; processor time is the daemon's and that of all that it
-started (also the containers); memory is the most that the daemon itself held (VmHWM).
+started (also the containers); memory is the most that the daemon itself held (VmHWM). With
+`--instructions` it is none of these, but how many instructions the daemon and the programs
+that it starts execute, without the kernel: on a board, or in an emulated machine
+[that counts them](machines.md#counting-instructions).
 
 A ratio is ours divided by the other's: the median of the ratios of runs side by side. The
 brackets are a 95 % bootstrap interval: the pairs are drawn again, with replacement, two
