@@ -22,6 +22,7 @@ Made by `python -m benchmarks.report` of the samples in `benchmarks/results/`; o
 was found is written by hand, in `benchmarks/found.md`. Each table says how the machine
 executes: a figure from emulation says nothing about hardware.
 
+<!-- run by: tests/integration/test_benchmark.py -->
 ```sh
 invoke benchmark                              # what is in dist/, alone
 invoke benchmark --against v0.32.1            # in turns with a release, compiled as ours is
@@ -175,10 +176,15 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page() -> str:
+    """The page, of all results that are kept."""
+    results = [json.loads(path.read_text()) for path in sorted(Path(RESULTS).glob("*.json"))]
+    return "\n".join([INTRODUCTION, FOUND.read_text(), *map(section, results)])
+
+
 def main() -> None:
     """Write the page."""
-    results = [json.loads(path.read_text()) for path in sorted(Path(RESULTS).glob("*.json"))]
-    PAGE.write_text("\n".join([INTRODUCTION, FOUND.read_text(), *map(section, results)]))
+    PAGE.write_text(page())
     print(f"wrote {PAGE.relative_to(project.ROOT)}")
 
 

@@ -123,6 +123,11 @@ def test_compared(run: dict[str, Any]) -> None:
 # The report.
 
 
+def test_the_page_is_what_the_results_make() -> None:
+    """`python -m benchmarks.report` writes it."""
+    assert report.page() == report.PAGE.read_text()
+
+
 class Page(html.parser.HTMLParser):
     """What a page asks for, and what it has."""
 
