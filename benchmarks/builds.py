@@ -268,6 +268,26 @@ def _workshop() -> Iterator[Path]:
             process.run(remove)
 
 
+def _cases(options: Options) -> list[Declared]:
+    """The cases that are asked for; to be counted, a daemon has to run already.
+
+    Raises:
+        UsageError: there is none.
+    """
+    cases = declaration.chosen(declaration.load(), options.only, options.count)
+    if not options.instructions:
+        return cases
+    if options.against == sides.DOCKER:
+        raise UsageError(
+            "--instructions cannot count docker's engine, which has processes besides its own",
+            "compare with something else",
+        )
+    builds = [case for case in cases if not case.program and not case.start]
+    if not builds:
+        raise UsageError(f"--instructions --only {options.only}: no build", "choose another case")
+    return [replace(case, metrics=("instructions",)) for case in builds]
+
+
 def run(options: Options) -> dict[str, Any]:
     """Measure, and return the run as results have it.
 
@@ -276,19 +296,11 @@ def run(options: Options) -> dict[str, Any]:
         CheckError: there are no binaries in dist/.
         BuildError: a daemon or a build failed.
     """
-    cases = declaration.chosen(declaration.load(), options.only, options.count)
-    if options.instructions:
-        if options.against == sides.DOCKER:
-            raise UsageError("--instructions counts buildkitd's alone", "leave it out")
-        cases = [
-            replace(case, metrics=("instructions",))
-            for case in cases
-            if not case.program and not case.start
-        ]
+    cases = _cases(options)
     recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
-    counting = [instructions.TOOL] if options.instructions else []
-    apt.provide([*daemon.tools(), *counting], yes=options.yes)
+    apt.provide(daemon.tools(), yes=options.yes)
     if options.instructions:
+        apt.provide([instructions.TOOL], yes=options.yes)
         instructions.require()
     load = os.getloadavg()[0]
     measured: list[dict[str, Any]] = []
@@ -325,7 +337,7 @@ def main(options: Options) -> tuple[dict[str, Any], Path] | None:
     if options.profile and not Path(options.profile).absolute().parent.is_dir():
         raise UsageError(f"--profile {options.profile}: no such folder", "make it first")
     if options.dry:
-        for case in declaration.chosen(declaration.load(), options.only, options.count):
+        for case in _cases(options):
             say(f"would measure, {count(case.count, 'time')}: {case.name}: {case.description}")
         return None
     taken = run(options)

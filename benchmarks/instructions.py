@@ -1,8 +1,8 @@
 """Counting what a daemon executes, where time says nothing: by perf, with the processor's counter.
 
-What counts is the daemon and the programs that it starts, without the kernel. It does not
-depend on what else the machine does, but goroutines and the garbage collector are never
-scheduled twice alike, so it has a spread, too.
+What is counted is the daemon and the programs that it starts, without the kernel. It does
+not depend on what else the machine does, but goroutines and the garbage collector are
+never scheduled twice alike, so it has a spread, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,15 @@ from buildkit_riscv64.errors import BuildError, MissingRequirementError
 
 #: What has to be there.
 TOOL = "perf"
-_STAT = (TOOL, "stat", "--field-separator=,", "--event=instructions:u")
-#: How far counts of the same program may be apart: an emulator that hands out time in
-#: their place is ten times as far off, and a processor a hundredth of it.
+#: What perf counts: those of programs.
+EVENT = "instructions:u"
+#: Seconds for perf to find all threads of a daemon, and to tell what it counted.
+ANSWER_SECONDS = 60.0
+#: How far three counts of one program may be apart. Those of a counter differ by a
+#: thousandth; an emulator that gives time in their place, by as much again.
 _SPREAD = 1.1
+#: What perf says besides.
+_NO_REASON = ("Error:", "Events disabled", "Events enabled")
 
 
 @dataclass
@@ -34,16 +41,26 @@ class Count:
     instructions: int = 0
 
 
-def _counted(said: str) -> int:
-    """The count, in what perf has written; 0 when there is none.
+def _stat(*options: str) -> list[str]:
+    return [TOOL, "stat", "--field-separator=,", f"--event={EVENT}", *options]
 
-    See "CSV FORMAT" in perf-stat(1).
+
+def _counted(said: str) -> int:
+    """The count, in what perf has written; 0 when there is none, or it is an estimate.
+
+    See "CSV FORMAT" in perf-stat(1): value, unit, event, time that the counter ran, and that
+    in percent. A processor with two kinds of cores has a counter, and a line, for each.
     """
-    for line in said.splitlines():
-        value, _, rest = line.partition(",")
-        if "instructions" in rest and value.isdecimal():
-            return int(value)
+    lines = [line.split(",") for line in said.splitlines() if f",{EVENT}," in line]
+    if len(lines) == 1 and lines[0][0].isdecimal() and float(lines[0][4]) == 100:
+        return int(lines[0][0])
     return 0
+
+
+def _reason(said: str) -> str:
+    """Why perf counted nothing, in its words: what comes after is what could be done."""
+    lines = [line.strip() for line in said.splitlines()]
+    return next((line for line in lines if line and line not in _NO_REASON), "no word")
 
 
 def require() -> None:
@@ -55,15 +72,22 @@ def require() -> None:
     hint = "count on a board, or in a machine that `invoke machine.start --icount` started"
     counts = []
     for _ in range(3):
-        answer = process.probe([*_STAT, "true"])
+        answer = process.probe(_stat("true"))
+        if not answer.ok:
+            raise MissingRequirementError(
+                f"perf may not count instructions: {_reason(answer.stderr)}",
+                "as root, or after `sysctl kernel.perf_event_paranoid=2` as root",
+            )
         counts.append(_counted(answer.stderr))
-        if not counts[-1]:
-            reason = "" if answer.ok else f": {answer.last_line}"
-            raise MissingRequirementError(f"perf can count no instructions here{reason}", hint)
+    if not all(counts):
+        raise MissingRequirementError(
+            f"perf counts no instructions: {_reason(answer.stderr)}", hint
+        )
     if max(counts) > _SPREAD * min(counts):
         raise MissingRequirementError(
-            f"the counter of instructions is none: `true` took {', '.join(map(str, counts))}", hint
-        )
+            "the counter of this machine does not count instructions:"
+            f" `true` took {', '.join(map(str, counts))}", hint,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -74,7 +98,7 @@ def counting(pid: int) -> Iterator[Count]:
         pid: of the daemon.
 
     Raises:
-        BuildError: perf ended, or counted nothing.
+        BuildError: perf ended, does not answer, or counted nothing.
     """
     count = Count()
     with tempfile.TemporaryDirectory(prefix="perf-") as name, contextlib.ExitStack() as stack:
@@ -86,19 +110,21 @@ def counting(pid: int) -> Iterator[Count]:
         stack.callback(os.close, control)
         stack.callback(os.close, answer)
         output = stack.enter_context((Path(name) / "output").open("w+"))
-        command = [*_STAT, f"--pid={pid}", "--delay=-1", f"--control=fifo:{fifos[0]},{fifos[1]}"]
+        command = _stat(f"--pid={pid}", "--delay=-1", f"--control=fifo:{fifos[0]},{fifos[1]}")
         with process.guarded(command, stderr=output.fileno()) as perf:
             # Counting begins when perf says so, not when it was started.
             os.write(control, b"enable\n")
-            while not (begun := select.select([answer], [], [], 0.1)[0]) and perf.poll() is None:
-                pass
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while not (begun := select.select([answer], [], [], 0.1)[0]):
+                if perf.poll() is not None or time.monotonic() > deadline:
+                    break
             if begun:
                 yield count
                 perf.send_signal(signal.SIGINT)
-            perf.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    perf.wait(ANSWER_SECONDS)
         output.seek(0)
         said = output.read()
         count.instructions = _counted(said)
-        if not count.instructions:
-            reason = (said.strip().splitlines() or ["no word"])[-1]
-            raise BuildError(f"perf counted nothing: {reason}", "run it again")
+        if not begun or not count.instructions:
+            raise BuildError(f"perf counted nothing: {_reason(said)}", "run it again")

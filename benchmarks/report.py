@@ -20,7 +20,7 @@ INTRODUCTION = """\
 
 Made by `python -m benchmarks.report` of the samples in `benchmarks/results/`; only what
 was found is written by hand, in `benchmarks/found.md`. Each table says how the machine
-executes: a figure from emulation says nothing about hardware.
+executes: a time from emulation says nothing about hardware.
 
 <!-- run by: tests/integration/test_benchmark.py -->
 ```sh

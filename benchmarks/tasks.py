@@ -14,8 +14,8 @@ from buildkit_riscv64.cli import YES, command
         " `docker` for the builder that is in the docker engine. Default: nothing.",
         "only": "Only cases whose names begin so, separated by commas. benchmarks/cases.toml has all.",
         "count": "How often each case runs. Default: as benchmarks/cases.toml says.",
-        "instructions": "Count what the daemon executes (perf), instead of time and memory: for"
-        " a machine whose time says nothing, started with `machine.start --icount`.",
+        "instructions": "Count what the daemon executes (perf), instead of time and memory, for"
+        " machines whose time says nothing. Emulated ones need `machine.start --icount`.",
         "profile": "Record a CPU profile of our daemon into this file: for `build-binaries --pgo`.",
         "output": "The report's folder. Default: dist/benchmark/.",
         "yes": YES,

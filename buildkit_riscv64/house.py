@@ -10,7 +10,7 @@ from .cli import YES, command
 #: installed, these would be services on this machine.
 NEEDED_BY_TESTS = (
     "apt-ftparchive", "cpio", "createrepo_c", "dnf", "gh", "git", "gpg", "iptables", "lintian",
-    "make", "mmdebstrap", "newuidmap", "openssl", "pgrep", "rpmlint", "rpmsign", "rsync", "runc",
+    "make", "mmdebstrap", "newuidmap", "openssl", "perf", "pgrep", "rpmlint", "rpmsign", "rsync", "runc",
     "skopeo", "sshd", "umoci", "xz",
 )  # fmt: skip
 #: What the tests open pages in. Debian has none for riscv64; there, nothing is opened.

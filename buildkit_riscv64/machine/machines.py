@@ -35,11 +35,12 @@ START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 # Why these, and what they are worth: docs/machines.md, "How fast it is".
 ACCELERATOR = "tcg,thread=multi,tb-size=1024"
-#: A machine that counts instructions: each takes a nanosecond of its clock, and all processors
-#: take turns on one of the host's (qemu's docs/devel/tcg-icount.rst). With the extensions
-#: (Sscofpmf, Smcntrpmf) Linux can tell those of programs from its own.
+#: A machine that counts instructions: each takes a nanosecond of its clock (qemu's
+#: docs/devel/tcg-icount.rst). With the extensions (Sscofpmf, Smcntrpmf) Linux can tell those
+#: of programs from its own. One processor: several would take turns on one of the host's,
+#: and what one executes would be counted on all (target/riscv/pmu.c).
 ICOUNT = (
-    "-cpu", "rv64,sscofpmf=on,smcntrpmf=on",
+    "-cpu", "rv64,sscofpmf=on,smcntrpmf=on", "-smp", "1",
     "-accel", "tcg,thread=single,tb-size=1024", "-icount", "shift=0",
 )  # fmt: skip
 #: Three levels of page tables instead of five: fewer to walk in software. Memory for
@@ -104,6 +105,13 @@ class Shape:
         return shape
 
 
+def _command(pid: int | None) -> list[bytes]:
+    """A process's command; nothing when there is no such process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
+
+
 @dataclass(frozen=True)
 class Machine:
     """An emulated machine, by its folder."""
@@ -139,17 +147,14 @@ class Machine:
         file = self.path / "qemu.pid"
         try:
             pid = int(file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return None
-        return pid if os.fsencode(file) in command else None
+        return pid if os.fsencode(file) in _command(pid) else None
 
     @property
     def icount(self) -> bool:
         """True while it runs so that it counts instructions."""
-        with contextlib.suppress(OSError):
-            return b"-icount" in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
-        return False
+        return b"-icount" in _command(self.pid)
 
     @property
     def answered(self) -> bool:
@@ -353,11 +358,11 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
 def qemu(machine: Machine, base: bases.Base, port: int, *, icount: bool = False) -> list[str]:
     """The qemu command."""
     settings = machine.settings
+    usual = ("-cpu", "rv64", "-smp", str(settings["cpus"]), "-accel", ACCELERATOR)
     return [
         *base.emulator, "-name", f"guest={machine.name}",
         "-no-user-config", "-nodefaults", "-display", "none",
-        "-machine", "virt", *(ICOUNT if icount else ("-cpu", "rv64", "-accel", ACCELERATOR)),
-        "-smp", str(settings["cpus"]), "-m", settings["memory"],
+        "-machine", "virt", "-m", settings["memory"], *(ICOUNT if icount else usual),
         "-kernel", str(base.kernel), "-initrd", "initrd",
         "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0 net.ifnames=0"
         f" systemd.machine_id={settings['id']} {KERNEL_OPTIONS}",

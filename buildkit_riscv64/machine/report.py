@@ -64,7 +64,7 @@ def machines(all_: list[Machine], *, json: bool) -> None:
             duration(k["uptime_seconds"]) if k.get("uptime_seconds") else "",
             f"{k['cpus']} x {k['memory']}" if "cpus" in k else "",
             f"{size(k['disk_used_bytes'])} of {k['disk']}" if "disk" in k else "",
-            k.get("execution", ""),
+            k.get("execution", "") + (", icount" if k.get("icount") else ""),
             k.get("address", ""),
         )
         for k in known

@@ -59,7 +59,7 @@ def create(
     help={
         "name": _NAME,
         "icount": "Have it count instructions, for `benchmark --instructions`: each takes a nanosecond"
-        " of its clock, and its processors take turns on one of the host's.",
+        " of its clock, and it has one processor.",
     },
 )
 def start(context: Any, name: str = "riscv64", icount: bool = False) -> None:
@@ -70,8 +70,10 @@ def start(context: Any, name: str = "riscv64", icount: bool = False) -> None:
     from . import machines
 
     started = time.monotonic()
-    machines.start(machines.find(name), icount=icount)
-    say(f"machine {name} answers after {duration(time.monotonic() - started)}")
+    machine = machines.find(name)
+    machines.start(machine, icount=icount)
+    counts = ", and counts instructions" if machine.icount else ""
+    say(f"machine {name} answers after {duration(time.monotonic() - started)}{counts}")
 
 
 @command(help={"name": _NAME})

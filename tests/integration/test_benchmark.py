@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import records
+from benchmarks import instructions, records
 from buildkit_riscv64 import host
 from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import pgo
+from buildkit_riscv64.errors import BuildError
 
 from ..processes import BUILD_BOUND, eventually
 from .miniature import Project, refused, remove, succeeded
@@ -98,3 +101,30 @@ def test_what_cannot_be_compared(project: Project, tmp_path: Path) -> None:
     assert (
         json.loads(succeeded(project.invoke("--dry", "benchmark", "--json")).stdout or "{}") == {}
     )
+
+
+def test_counting_with_the_real_perf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Linux counts itself, on any processor: faults, one for each page that is new."""
+    monkeypatch.setattr(instructions, "EVENT", "page-faults:u")
+    work = "pages = bytearray(40 << 20); pages[::4096] = pages[1::4096]; del pages"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import sys\nfor _ in sys.stdin: {work}; print(flush=True)"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+    ) as child:  # fmt: skip
+        asked, answer = child.stdin, child.stdout
+        assert asked is not None
+        assert answer is not None
+
+        def faults(times: int) -> int:
+            with instructions.counting(child.pid) as count:
+                for _ in range(times):
+                    asked.write(b"\n")
+                    answer.readline()
+            return count.instructions
+
+        with pytest.raises(BuildError, match="counted nothing: <not counted>"):
+            faults(0)
+        faults(1)
+        # What was before the block is not counted.
+        assert faults(6) == pytest.approx(6 * faults(1), rel=0.1)
+        asked.close()

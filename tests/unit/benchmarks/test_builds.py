@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,24 @@ def test_compared(run: dict[str, Any]) -> None:
     assert not list(records.compare(a_run(a_case("simple", [1.0]), labels=("ours",))))
 
 
+def test_what_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = builds._cases(Options(instructions=True))
+    assert {case.metrics for case in cases} == {("instructions",)}
+    assert not [case.name for case in cases if case.program or case.start]
+    builds.main(Options(instructions=True, dry=True, count=2))
+    told = capsys.readouterr().err
+    assert told.count("would measure, 2 times") == len(cases)
+    for wrong in (Options(only="daemon-start,size"), Options(against="docker")):
+        with pytest.raises(UsageError, match="--instructions"):
+            builds.run(replace(wrong, instructions=True))
+
+
 # The report.
 
 
 def test_the_page_is_what_the_results_make() -> None:
     """`python -m benchmarks.report` writes it."""
-    assert report.page() == report.PAGE.read_text()
+    assert report.page() == report.PAGE.read_text(), "run: python -m benchmarks.report"
 
 
 class Page(html.parser.HTMLParser):

@@ -210,9 +210,8 @@ def test_the_qemu_command(machine: Machine, base: Base) -> None:
         f"{base.path}/emulator/qemu-system-riscv64", "-L", f"{base.path}/emulator",
         "-name", "guest=one",
         "-no-user-config", "-nodefaults", "-display", "none",
-        "-machine", "virt", "-cpu", "rv64",
+        "-machine", "virt", "-m", "8G", "-cpu", "rv64", "-smp", "2",
         "-accel", "tcg,thread=multi,tb-size=1024",
-        "-smp", "2", "-m", "8G",
         "-kernel", f"{base.path}/kernel", "-initrd", "initrd",
         "-append", "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0"
         f" net.ifnames=0 systemd.machine_id={ID} no4lvl"
@@ -230,11 +229,10 @@ def test_the_qemu_command_that_counts_instructions(machine: Machine, base: Base)
     usual = machines.qemu(machine, base, 2222)
     counting = machines.qemu(machine, base, 2222, icount=True)
     assert [one for one in usual if one not in counting] == [
-        "rv64",
-        "tcg,thread=multi,tb-size=1024",
-    ]
+        "rv64", "2", "tcg,thread=multi,tb-size=1024",
+    ]  # fmt: skip
     assert [one for one in counting if one not in usual] == [
-        "rv64,sscofpmf=on,smcntrpmf=on", "tcg,thread=single,tb-size=1024", "-icount", "shift=0",
+        "rv64,sscofpmf=on,smcntrpmf=on", "1", "tcg,thread=single,tb-size=1024", "-icount", "shift=0",
     ]  # fmt: skip
 
 
