@@ -95,11 +95,11 @@ def make_evidence(folder: Path) -> None:
 
 
 def make_benchmark(folder: Path) -> None:
-    """A page of benchmarks, of two runs that are kept."""
-    (kept,) = (project.ROOT / "benchmarks" / "results").glob(f"{records.NAME}.*.json")
-    results = records.load(kept)
+    """A page of benchmarks, of the last two runs that are kept of each machine."""
+    kept = sorted((project.ROOT / "benchmarks" / "results").glob(f"{records.NAME}.*.json"))
+    results = [{**one, "runs": one["runs"][-2:]} for one in map(records.load, kept)]
     folder.mkdir()
-    (folder / pages.INDEX).write_text(benchmark.render([{**results, "runs": results["runs"][-2:]}]))
+    (folder / pages.INDEX).write_text(benchmark.render(results))
 
 
 def make_repository(folder: Path, url: str, signer: signing.Signer | None) -> None:
