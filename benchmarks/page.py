@@ -22,6 +22,8 @@ _WIDTH = 380
 _LETTERS = 13
 _ROW = 24
 _AROUND = 74
+#: Half of a date stands beside the last point.
+_BESIDE = 44
 #: How many percent are at the edges of a plot.
 _SCALES = (10, 20, 50, 100)
 
@@ -38,8 +40,8 @@ def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.g
         major_guide_stroke_color="var(--soft)", ci_colors=("var(--text)",), opacity=".75",
     )  # fmt: skip
     chart = kind(
-        width=_WIDTH, style=style, js=[], pretty_print=False, show_legend=False, margin=4, margin_right=24,
-        disable_xml_declaration=True, explicit_size=False, **options,
+        width=_WIDTH, style=style, js=[], pretty_print=False, show_legend=False, margin=4,
+        margin_right=_BESIDE, disable_xml_declaration=True, explicit_size=False, **options,
     )  # fmt: skip
     chart.add_xml_filter(_without_scripts)
     return chart
@@ -98,7 +100,7 @@ def over_time(points: Mapping[str, Sequence[tuple[str, float]]], metric: str) ->
     chart = _chart(
         pygal.Line, height=200, value_formatter=lambda value: shown(metric, value),
         x_label_rotation=20 if len(dates) > 3 else 0, dots_size=3,
-        include_x_axis=True,
+        include_x_axis=True, max_scale=6,
     )  # fmt: skip
     chart.x_labels = [date[:10] for date in dates]
     for name, series in points.items():
