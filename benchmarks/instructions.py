@@ -27,8 +27,8 @@ TOOL = "perf"
 EVENT = "instructions:u"
 #: Seconds for perf to find all threads of a daemon, and to tell what it counted.
 ANSWER_SECONDS = 60.0
-#: How far three counts of one program may be apart. Those of a counter differ by a
-#: thousandth; an emulator that gives time in their place, by as much again.
+#: How far three counts of one program may be apart: far more than a counter's are. What
+#: an emulator gives in its place is time, which depends on what else happens.
 _SPREAD = 1.1
 #: What perf says besides.
 _NO_REASON = ("Error:", "Events disabled", "Events enabled")
@@ -60,7 +60,10 @@ def _counted(said: str) -> int:
 def _reason(said: str) -> str:
     """Why perf counted nothing, in its words: what comes after is what could be done."""
     lines = [line.strip() for line in said.splitlines()]
-    return next((line for line in lines if line and line not in _NO_REASON), "no word")
+    reason = next((line for line in lines if line and line not in _NO_REASON), "no word")
+    # "<not supported>,,instructions:u,0,100.00,,"; of a number the rest says what is wrong.
+    value, found, _ = reason.partition(f",,{EVENT}")
+    return value if found and not value.isdecimal() else reason
 
 
 def require() -> None:
@@ -81,7 +84,7 @@ def require() -> None:
         counts.append(_counted(answer.stderr))
     if not all(counts):
         raise MissingRequirementError(
-            f"perf counts no instructions: {_reason(answer.stderr)}", hint
+            f"perf gives no exact count of instructions here: {_reason(answer.stderr)}", hint
         )
     if max(counts) > _SPREAD * min(counts):
         raise MissingRequirementError(
@@ -101,7 +104,11 @@ def counting(pid: int) -> Iterator[Count]:
         BuildError: perf ended, does not answer, or counted nothing.
     """
     count = Count()
-    with tempfile.TemporaryDirectory(prefix="perf-") as name, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="perf-") as name,
+        process.afterwards([["rm", "-rf", name]]),
+        contextlib.ExitStack() as stack,
+    ):
         fifos = [Path(name) / "control", Path(name) / "answer"]
         for fifo in fifos:
             os.mkfifo(fifo)

@@ -29,8 +29,8 @@ from . import trust
 from .destination import Destination
 
 DEFAULT_NAME = "riscv64"
-#: Seconds that a machine gets to answer ssh; on the slowest host seen it took 45, and 70 when
-#: it counted instructions.
+#: Seconds that a machine gets to answer ssh; on the slowest host seen it took 45. One that
+#: counts instructions takes twice as long.
 START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 # Why these, and what they are worth: docs/machines.md, "How fast it is".
