@@ -25,7 +25,7 @@ def facts(machine: Machine) -> dict[str, Any]:
         "name": machine.name,
         "state": "running" if running else "stopped",
         "uptime_seconds": round(machine.uptime, 1),
-        "cpus": settings["cpus"],
+        "cpus": 1 if machine.icount else settings["cpus"],
         "memory": settings["memory"],
         "disk": settings["disk"],
         "disk_used_bytes": machine.disk_bytes,

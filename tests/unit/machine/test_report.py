@@ -59,6 +59,14 @@ def test_a_list(running: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["one"]
 
 
+def test_one_that_counts_is_told_as_such(running: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(Machine, "icount", property(lambda _self: True))
+    report.machines([running], json=False)
+    told = capsys.readouterr().err
+    assert "qemu-system, icount" in told
+    assert "1 x 8G" in told
+
+
 def test_no_machines(capsys: pytest.CaptureFixture[str]) -> None:
     report.machines([], json=True)
     assert capsys.readouterr() == ("[]\n", "")
