@@ -1,33 +1,36 @@
-"""The tasks: `invoke --list` shows them, `invoke TASK --help` explains one."""
+"""The collection of all tasks: `invoke --list` and `invoke TASK --help` describe them."""
 
 from invoke.collection import Collection
 
 from benchmarks import tasks as benchmarks
-from buildkit_riscv64 import config, house
-from buildkit_riscv64.automation import tasks as automation
+from buildkit_riscv64 import tasks
 from buildkit_riscv64.binaries import tasks as binaries
+from buildkit_riscv64.core import config
 from buildkit_riscv64.image import tasks as image
 from buildkit_riscv64.machine import tasks as machine
+from buildkit_riscv64.packages import tasks as packages
+from buildkit_riscv64.release import tasks as release
+from buildkit_riscv64.upstream import tasks as upstream
 from buildkit_riscv64.validation import tasks as validation
 
 ns = Collection(
-    house.doctor,
-    house.test,
+    tasks.doctor,
+    tasks.test,
     binaries.build_binaries,
     binaries.check_binaries,
     binaries.verify_binaries,
     image.build_image,
     image.check_image,
     image.push_image,
-    image.certs,
+    image.create_certs,
     validation.validate,
     benchmarks.benchmark,
-    automation.status,
-    automation.build_packages,
-    automation.publish_repo,
-    automation.release,
-    automation.track_releases,
-    automation.report_build,
+    release.status,
+    packages.build_packages,
+    packages.publish_repo,
+    release.release,
+    upstream.track_releases,
+    upstream.notify_build,
     machine.on,
     machine=Collection(
         machine.create,
@@ -41,10 +44,10 @@ ns = Collection(
         machine.destroy,
     ),
     evidence=Collection(show=validation.evidence_show),
-    source=Collection(
-        binaries.source_update_go,
-        show=binaries.source_show,
-        update=binaries.source_update,
+    pins=Collection(
+        upstream.pins_update_go,
+        show=upstream.pins_show,
+        update=upstream.pins_update,
     ),
 )
 ns.configure(config.DEFAULTS)

@@ -1,6 +1,6 @@
-"""What this project costs, measured beside the plain way of doing the same.
+"""Benchmarks of this project's tasks and artifacts.
 
 Run one as `python -m benchmarks.NAME`. Each writes its samples to
-`benchmarks/results/`, and :mod:`benchmarks.report` makes `docs/benchmarks.md`
-of all that is there.
+`benchmarks/results/`; :mod:`benchmarks.report` generates `docs/benchmarks.md`
+from all results.
 """

@@ -1,7 +1,7 @@
-"""`invoke build-binaries` against two bare `go build`s, and what starting us costs.
+"""`invoke build-binaries` against two plain `go build`s, and our startup time.
 
-The plain way has the same Go, source and flags. "Cold" is an empty build cache
-and a filled module cache, for both.
+Both use the same Go, source and flags. "Cold" is an empty build cache and a
+filled module cache.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import Case, Sample, in_turns, keep, run
-from buildkit_riscv64 import dist, pins
+from benchmarks.checkout import copy_checkout
+from benchmarks.measure import Case, Sample, alternate, run, save
 from buildkit_riscv64.binaries import compile as compiler
 from buildkit_riscv64.binaries import source as sources
 from buildkit_riscv64.binaries import toolchain
-from tests.integration.miniature import copy_checkout
+from buildkit_riscv64.core import dist, pins
 
 MIB = 1 << 20
 
 
 class Bench:
-    """Both ways, in a folder of their own."""
+    """Both builds, in a directory of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         pinned = pins.load()
         self.go = toolchain.ensure(pinned)
         self.source = sources.resolve("module", pinned)
         sources.prepare(self.source, self.go)
-        self.cache = folder / "cache"
-        self.output = folder / "plain"
-        self.checkout = folder / "checkout"
+        self.cache = directory / "cache"
+        self.output = directory / "plain"
+        self.checkout = directory / "checkout"
         copy_checkout(self.checkout)
-        self.empty = folder / "empty"
+        self.empty = directory / "empty"
         self.empty.mkdir()
         (self.empty / "tasks.py").write_text(
             "from invoke import task\n\n@task\ndef nothing(context):\n    '''Nothing.'''\n"
         )
         self.output.mkdir()
 
-    def forget(self) -> None:
-        """Empty the build cache; what the last run wrote does not wait for the next."""
+    def clear_cache(self) -> None:
+        """Empty the build cache, and write pending data to the disk."""
         shutil.rmtree(self.cache, ignore_errors=True)
         os.sync()
 
     def plain(self, *, fresh: bool = True) -> Sample:
-        """Two bare builds, one after the other."""
+        """Two plain `go build`s in sequence."""
         if fresh:
             shutil.rmtree(self.output)
             self.output.mkdir()
@@ -67,54 +67,54 @@ class Bench:
         return Sample(round(seconds, 3), peak)
 
     def invoke(self, *args: str, cwd: Path | None = None) -> Sample:
-        """One of our tasks."""
+        """Run one of our tasks."""
         return run(
-            [sys.executable, "-m", "invoke", *args],
+            [sys.executable, "-m", "buildkit_riscv64", *args],
             cwd or self.checkout,
             {**os.environ, "GOCACHE": str(self.cache)},
         )
 
     def build(self) -> Sample:
-        """Ours, whatever there is already."""
+        """Our build, even if the binaries are up to date."""
         return self.invoke("build-binaries", "--source=module", "--force")
 
     def cold_plain(self) -> Sample:
-        """The plain way, from an empty build cache."""
-        self.forget()
+        """The plain build with an empty build cache."""
+        self.clear_cache()
         return self.plain()
 
     def cold_build(self) -> Sample:
-        """Ours, from an empty build cache."""
-        self.forget()
+        """Our build with an empty build cache."""
+        self.clear_cache()
         return self.build()
 
 
 def main(argv: Sequence[str] = ()) -> None:
-    """Measure all cases; `--quick` leaves out the cold one."""
+    """Measure all cases; `--quick` omits the cold one."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR") or "/var/tmp") as name:
         bench = Bench(Path(name))
         bench.build()
         cases = []
         if "--quick" not in argv:
             cases.append(
-                in_turns(
+                alternate(
                     Case(name="cold", description="empty build cache", limit=0.85),
                     4,
                     {"plain": bench.cold_plain, "ours": bench.cold_build},
                 )
             )
         cases += [
-            in_turns(
+            alternate(
                 Case(
                     name="warm",
-                    description="full build cache, both programs linked anew",
+                    description="full build cache, both programs linked again",
                     limit=1.05,
                     limit_bytes=80 * MIB,
                 ),
                 7,
                 {"plain": bench.plain, "ours": bench.build},
             ),
-            in_turns(
+            alternate(
                 Case(name="up to date", description="nothing changed", limit_seconds=0.5),
                 10,
                 {
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] = ()) -> None:
                     "ours": lambda: bench.invoke("build-binaries", "--source=module"),
                 },
             ),
-            in_turns(
+            alternate(
                 Case(
                     name="list",
                     description="`invoke --list`, against one task in an empty tasks.py",
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] = ()) -> None:
                 },
             ),
         ]
-        print(f"wrote {keep('build-binaries', cases)}")
+        print(f"wrote {save('build-binaries', cases)}")
     report.main()
 
 

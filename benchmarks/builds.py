@@ -1,4 +1,4 @@
-"""`invoke benchmark`: the declared cases on real daemons, of one set of binaries or of two in turns."""
+"""`invoke benchmark`: the cases of `cases.toml` on real daemons, for one or two candidates."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import declaration, instructions, page, profiles, records, sides
-from benchmarks.declaration import Declared
+from benchmarks import candidates, definitions, engine, instructions, page, profiles, records
+from benchmarks.candidates import OURS, Build, Candidate, Running
+from benchmarks.definitions import CaseSpec
 from benchmarks.measure import (
     RESULTS,
     Case,
     Sample,
+    alternate,
     cpu_seconds,
-    forget_peak,
-    in_turns,
     peak_bytes,
+    reset_peak,
 )
-from benchmarks.sides import OURS, Build, Running, Side
-from buildkit_riscv64 import apt, binfmt, dist, host, process, storage, timestamps
-from buildkit_riscv64.arch import Platform
-from buildkit_riscv64.console import count, emit_json, say, table
-from buildkit_riscv64.errors import BuildError, UsageError
-from buildkit_riscv64.image import daemon
-from tests.validation import bases
+from buildkit_riscv64.buildkitd import daemon
+from buildkit_riscv64.core import dist, dry_run, filesystem, host, process, timestamps, values
+from buildkit_riscv64.core.arch import Platform
+from buildkit_riscv64.core.console import count, emit_json, log, table
+from buildkit_riscv64.core.errors import BuildError, UsageError
+from buildkit_riscv64.system import apt, binfmt
+from buildkit_riscv64.validation.scenarios import bases
 
-#: Whose programs a foreign step runs, the first that this machine can emulate.
+#: Platforms for steps that need an emulator; the first one that this machine emulates is used.
 _FOREIGN = (Platform.RISCV64, Platform.AMD64, Platform.ARM64)
 _CHUNK = 1 << 20
 _NOTHING: contextlib.nullcontext[None] = contextlib.nullcontext()
-#: What all cases together leave until the end, and some air.
+#: Disk space for the files of all cases, with a margin.
 NEEDED_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `invoke benchmark` was asked.
+class BuildSettings:
+    """Options of `invoke benchmark`.
 
     Args:
-        against: what to compare with; empty for nothing.
+        baseline: what to compare with; empty for nothing.
         only: names of cases; empty for all.
-        count: how often, instead of what is declared; 0 for that.
-        instructions: count what the daemon executes, instead of time and memory.
-        profile: where to write a CPU profile of our daemon; empty for none.
-        output: the folder of the report; empty for `dist/benchmark/`.
-        results: the folder of the results.
-        yes: install what is missing without asking.
-        dry: only say what would be measured.
+        count: runs of each case; 0 for the count in `cases.toml`.
+        instructions: count the instructions of the daemon instead of time and memory.
+        profile: the file for a CPU profile of our daemon; empty for none.
+        output: the directory of the report; empty for `dist/benchmark/`.
+        results: the directory of the results.
+        yes: install missing tools without asking.
     """
 
-    against: str = ""
+    baseline: str = ""
     only: str = ""
     count: int = 0
     instructions: bool = False
@@ -65,27 +65,26 @@ class Options:
     output: str = ""
     results: Path = RESULTS
     yes: bool = False
-    dry: bool = False
 
 
 def foreign() -> Platform | None:
-    """Another platform whose programs this machine runs, through an emulator."""
+    """Another platform whose programs this machine emulates, or None."""
     return next((one for one in _FOREIGN if one is not Platform.here() and binfmt.runs(one)), None)
 
 
-def reason_not_to(case: Declared, compared: Sequence[Side]) -> str:
-    """Why a case cannot be measured here; nothing when it can."""
+def skip_reason(case: CaseSpec, compared: Sequence[Candidate]) -> str:
+    """Why a case cannot be measured here, or an empty string."""
     if case.foreign and foreign() is None:
         return "no emulator is registered: `invoke doctor --phase validation --fix`"
-    return next(filter(None, (side.reason_not_to(case) for side in compared)), "")
+    return next(filter(None, (candidate.skip_reason(case) for candidate in compared)), "")
 
 
-def _write_files(folder: Path, case: Declared) -> None:
-    """The files of a context: half noise and half text, so that they compress as programs do."""
+def _write_files(directory: Path, case: CaseSpec) -> None:
+    """Write the files of a context: half noise and half text, to compress like programs."""
     noise = random.Random(case.name)
-    folder.mkdir()
+    directory.mkdir()
     for number in range(case.files):
-        with (folder / f"{number:05}").open("wb") as file:
+        with (directory / f"{number:05}").open("wb") as file:
             for start in range(0, case.bytes, _CHUNK):
                 length = min(_CHUNK, case.bytes - start)
                 text = b"the quick brown fox %d " % noise.randrange(1000) * (length // 40 + 1)
@@ -93,68 +92,72 @@ def _write_files(folder: Path, case: Declared) -> None:
 
 
 class Bench:
-    """One case, with its context, in a folder of its own.
+    """One case with its context, in a directory of its own.
 
     Args:
-        case: what is measured.
-        folder: for the context, and for the daemons' states.
-        recorder: keeps profiles of our daemon.
+        case: the case.
+        directory: for the context and the daemons' states.
+        recorder: records profiles of our daemon.
     """
 
-    def __init__(self, case: Declared, folder: Path, recorder: profiles.Recorder | None) -> None:
+    def __init__(self, case: CaseSpec, directory: Path, recorder: profiles.Recorder | None) -> None:
         self.case = case
-        self.folder = folder
+        self.directory = directory
         self.recorder = recorder
-        self.context = folder / "context"
-        self.output = folder / "output"
+        self.context = directory / "context"
+        self.output = directory / "output"
         self.changes = 0
         self.counts = "instructions" in case.metrics
         self.platform = foreign() if case.foreign else None
         if case.context:
-            shutil.copytree(declaration.CONTEXTS / case.context, self.context)
+            shutil.copytree(definitions.CONTEXTS / case.context, self.context)
             if case.files:
                 _write_files(self.context / "data", case)
 
     @functools.cached_property
     def base(self) -> bases.BaseImage:
-        """What `FROM base` means."""
+        """The base image, for `FROM base`."""
         return bases.busybox(self.platform or Platform.here())
 
-    def sample(self, side: Side) -> Sample:
-        """Run it once."""
+    def sample(self, candidate: Candidate) -> Sample:
+        """Run the case once."""
         if self.case.program:
-            return Sample(0, 0, (side.binaries / self.case.program).stat().st_size)
-        # What the last run wrote does not wait for this one.
+            return Sample(0, 0, (candidate.binaries / self.case.program).stat().st_size)
+        # Write pending data of the last run to the disk.
         os.sync()
         began = time.monotonic()
-        recorder = self.recorder if side.label == OURS else None
+        recorder = self.recorder if candidate.label == OURS else None
         flags = recorder.flags if recorder else []
-        with side.started(self.folder, self.base, flags) as daemon:
-            return self._sample(side, daemon, began, recorder)
+        with candidate.started(self.directory, self.base, flags) as daemon:
+            return self._sample(candidate, daemon, began, recorder)
 
     def _sample(
-        self, side: Side, daemon: Running, began: float, recorder: profiles.Recorder | None
+        self,
+        candidate: Candidate,
+        daemon: Running,
+        began: float,
+        recorder: profiles.Recorder | None,
     ) -> Sample:
-        """What is left to do with a daemon that runs."""
+        """Prepare and measure the case on a running daemon."""
         if self.case.start:
             seconds = time.monotonic() - began
             return Sample(
                 round(seconds, 3), peak_bytes(daemon.pid), cpu_seconds=cpu_seconds(daemon.pid)
             )
-        ours = self._asked()
+        ours = self._request()
         self._build(
-            side, daemon, [replace(ours, context=declaration.CONTEXTS / "base", arguments=())]
+            candidate, daemon, [replace(ours, context=definitions.CONTEXTS / "base", arguments=())]
         )
         if self.case.again:
-            kept = [one for one in ours.arguments if not one.startswith("--output")]
-            self._build(side, daemon, [replace(ours, arguments=kept)])
+            without_output = [one for one in ours.arguments if not one.startswith("--output")]
+            self._build(candidate, daemon, [replace(ours, arguments=without_output)])
         if self.case.change:
             self.changes += 1
             (self.context / "data" / "00000").write_text(f"another {self.changes}\n")
         with recorder.recording() if recorder else _NOTHING:
-            return self._measured(side, daemon)
+            return self._measure_build(candidate, daemon)
 
-    def _asked(self) -> Build:
+    def _request(self) -> Build:
         return Build(
             context=self.context, platform=self.platform,
             arguments=[
@@ -162,14 +165,16 @@ class Bench:
             ],
         )  # fmt: skip
 
-    def _measured(self, side: Side, daemon: Running) -> Sample:
+    def _measure_build(self, candidate: Candidate, daemon: Running) -> Sample:
         os.sync()
-        forget_peak(daemon.pid)
+        reset_peak(daemon.pid)
         cpu = cpu_seconds(daemon.pid)
         began = time.monotonic()
         with instructions.counting(daemon.pid) if self.counts else _NOTHING as counted:
             self._build(
-                side, daemon, [replace(self._asked(), number=n) for n in range(self.case.parallel)]
+                candidate,
+                daemon,
+                [replace(self._request(), number=n) for n in range(self.case.parallel)],
             )
         seconds = time.monotonic() - began
         cpu = cpu_seconds(daemon.pid) - cpu
@@ -179,194 +184,225 @@ class Bench:
             instructions=counted.instructions if counted else 0,
         )  # fmt: skip
 
-    def _build(self, side: Side, daemon: Running, asked: Sequence[Build]) -> None:
-        """Build all at the same time, each with a client of its own; all must succeed."""
+    def _build(self, candidate: Candidate, daemon: Running, requests: Sequence[Build]) -> None:
+        """Run builds in parallel, each with its own client; every build must succeed."""
         with contextlib.ExitStack() as stack:
             group = process.Group()
             stack.callback(group.close)
-            said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in asked]
+            outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in requests]
             clients = [
                 group.start(
                     daemon.command(one),
                     env=daemon.env, stdout=file.fileno(), stderr=file.fileno(),
                 )
-                for one, file in zip(asked, said, strict=True)
+                for one, file in zip(requests, outputs, strict=True)
             ]  # fmt: skip
-            for client, file in zip(clients, said, strict=True):
+            for client, file in zip(clients, outputs, strict=True):
                 if code := client.wait():
                     file.seek(0)
                     words = file.read().strip()
-                    say(words[-2000:])
+                    log(words[-2000:])
                     raise BuildError(
-                        f"{self.case.name} with {side.label}: its client failed"
-                        f" ({process.describe_exit(code)}): {(words.splitlines() or ['no word'])[-1]}",
-                        "what it said is above",
+                        f"{self.case.name} with {candidate.label}: its client failed"
+                        f" ({process.describe_exit(code)}): {(words.splitlines() or ['no output'])[-1]}",
+                        "read its output above",
                     )
 
 
 def measure(
-    case: Declared, compared: Sequence[Side], folder: Path, recorder: profiles.Recorder | None
+    case: CaseSpec,
+    compared: Sequence[Candidate],
+    directory: Path,
+    recorder: profiles.Recorder | None,
 ) -> Case:
-    """Run a case as often as it is declared, all sides in turns.
+    """Measure a case for all candidates, which take turns.
 
     Args:
-        case: what is measured.
-        compared: the sides.
-        folder: for what they leave.
-        recorder: keeps profiles of our daemon.
+        case: the case.
+        compared: the candidates.
+        directory: for their files.
+        recorder: records profiles of our daemon.
     """
-    bench = Bench(case, Path(tempfile.mkdtemp(dir=folder)), recorder)
-    return in_turns(
+    bench = Bench(case, Path(tempfile.mkdtemp(dir=directory)), recorder)
+    return alternate(
         Case(name=case.name, description=case.description),
         case.count,
-        {side.label: functools.partial(bench.sample, side) for side in compared},
+        {candidate.label: functools.partial(bench.sample, candidate) for candidate in compared},
     )
 
 
-def _record(case: Declared, measured: Case) -> dict[str, Any]:
-    """A case in the results: of each sample only what the case is about."""
+def _record(case: CaseSpec, measured: Case) -> dict[str, Any]:
+    """The result of a case: only the metrics of the case."""
     return {
         "name": case.name,
         "description": case.description,
         "metrics": list(case.metrics),
         "samples": {
-            way: [
+            label: [
                 {metric: value for metric, value in asdict(one).items() if metric in case.metrics}
                 for one in samples
             ]
-            for way, samples in measured.samples.items()
+            for label, samples in measured.samples.items()
         },
     }
 
 
 @contextlib.contextmanager
-def _workshop() -> Iterator[Path]:
-    """A folder for all that the daemons keep, which goes as a whole when all is measured.
+def _workspace() -> Iterator[Path]:
+    """A directory for the daemons' files, removed when all cases are measured.
 
-    Not before: ext4 avoids inodes that were freed within the last minute or more, and whoever
-    makes files then has to search. After a case with many files that was the better part
-    of the next one's processor time.
+    Not earlier: ext4 avoids recently freed inodes for a minute or more, and searches for
+    others when files are created. After a case with many files, the search took most of
+    the processor time of the next case.
     """
     place = Path(os.environ.get("TMPDIR") or "/var/tmp")
-    storage.require_space(
+    filesystem.require_space(
         place,
         NEEDED_BYTES,
         "the daemons may need",
-        "free some, or set TMPDIR to a folder that has it",
+        "free some, or set TMPDIR to a directory with enough space",
     )
-    folder = Path(tempfile.mkdtemp(prefix="benchmark-", dir=place))
-    # Where we are not root, its files are other users' of our namespace. A daemon that has
-    # just been killed may need a moment.
+    directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=place))
+    # The files of a user who is not root belong to other users in the namespace. A killed daemon
+    # may need a moment to end.
     script = (
         'for _ in $(seq 100); do rm -rf --one-file-system "$1" && exit; sleep 0.2; done; exit 1'
     )
-    remove = [*process.namespaced(), "sh", "-c", script, "sh", str(folder)]
-    with process.afterwards([remove]):
+    remove = [*process.namespaced(), "sh", "-c", script, "sh", str(directory)]
+    with process.run_if_killed([remove]):
         try:
-            yield folder
+            yield directory
         finally:
             process.run(remove)
 
 
-def _cases(options: Options) -> list[Declared]:
-    """The cases that are asked for; to be counted, a daemon has to run already.
+def _cases(options: BuildSettings) -> list[CaseSpec]:
+    """The selected cases; instructions can be counted only in builds.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no case is selected.
     """
-    cases = declaration.chosen(declaration.load(), options.only, options.count)
+    cases = definitions.select(definitions.load(), options.only, options.count)
     if not options.instructions:
         return cases
-    if options.against == sides.DOCKER:
+    if options.baseline == candidates.DOCKER:
         raise UsageError(
-            "--instructions cannot count docker's engine, which has processes besides its own",
-            "compare with something else",
+            "--instructions cannot count docker's engine: it includes other processes",
+            "choose another --baseline",
         )
     builds = [case for case in cases if not case.program and not case.start]
     if not builds:
-        raise UsageError(f"--instructions --only {options.only}: no build", "choose another case")
+        raise UsageError(f"--instructions --only {options.only}: no build", "select a build")
     return [replace(case, metrics=("instructions",)) for case in builds]
 
 
-def run(options: Options) -> dict[str, Any]:
-    """Measure, and return the run as results have it.
+def _compared(baseline: str, directory: Path) -> list[Candidate]:
+    """Ours, and the candidate of `--baseline`, if any.
+
+    Args:
+        baseline: as in :func:`.candidates.baseline`, or `docker`.
+        directory: for files of the candidates.
+    """
+    ours = candidates.ours()
+    if baseline == candidates.DOCKER:
+        return engine.candidates(ours.binaries, directory)
+    return [ours, *([candidates.baseline(baseline)] if baseline else [])]
+
+
+def run(options: BuildSettings) -> dict[str, Any]:
+    """Measure, and return the run in the format of the results.
 
     Raises:
-        UsageError: there is no such case, or nothing to compare with.
-        CheckError: there are no binaries in dist/.
+        UsageError: unknown case or baseline.
+        CheckError: dist/ has no binaries.
         BuildError: a daemon or a build failed.
     """
     cases = _cases(options)
-    recorder = profiles.Recorder(Path(options.profile)) if options.profile else None
-    apt.provide(daemon.tools(), yes=options.yes)
+    apt.ensure_installed(daemon.tools(), yes=options.yes)
     if options.instructions:
-        apt.provide([instructions.TOOL], yes=options.yes)
+        apt.ensure_installed([instructions.TOOL], yes=options.yes)
         instructions.require()
     load = os.getloadavg()[0]
     measured: list[dict[str, Any]] = []
-    with _workshop() as folder:
-        compared = sides.compared(options.against, folder)
+    with _workspace() as directory, filesystem.socket_directory() as sockets:
+        recorder = (
+            profiles.Recorder(values.path("--profile", options.profile), Path(sockets))
+            if options.profile
+            else None
+        )
+        compared = _compared(options.baseline, directory)
         for case in cases:
-            if reason := reason_not_to(case, compared):
-                say(f"{case.name}: not measured: {reason}")
+            if reason := skip_reason(case, compared):
+                log(f"{case.name}: not measured: {reason}")
                 measured.append({"name": case.name, "description": case.description, "skipped": reason})  # fmt: skip
                 continue
-            measured.append(_record(case, measure(case, compared, folder, recorder)))
-        binaries = [side.as_json() for side in compared]
-    if recorder:
-        recorder.write()
+            measured.append(_record(case, measure(case, compared, directory, recorder)))
+        binaries = [candidate.as_json() for candidate in compared]
+        if recorder:
+            recorder.write()
     return {
         "date": timestamps.now(),
         "host": host.facts().as_json(),
-        # What else the machine had to do when this began: ratios bear that, times do not.
+        # The load at the start: ratios tolerate other load, times do not.
         "load": round(load, 2),
         "binaries": binaries,
         "cases": measured,
     }
 
 
-def main(options: Options) -> tuple[dict[str, Any], Path] | None:
-    """Measure, keep the results, and make the report of all that are kept.
+def main(options: BuildSettings) -> tuple[dict[str, Any], Path] | None:
+    """Measure, save the results, and write the report of all results.
 
     Returns:
-        The run, and where the report is; None when it was only to be said what would run.
+        The run and the path of the report; None for a dry run.
 
     Raises:
-        UsageError: as of :func:`run`, or the profile's folder is not there.
+        UsageError: as of :func:`run`, or the profile's directory is missing.
     """
-    if options.profile and not Path(options.profile).absolute().parent.is_dir():
-        raise UsageError(f"--profile {options.profile}: no such folder", "make it first")
-    if options.dry:
+    output = values.directory("--output", options.output or str(dist.benchmark_directory()))
+    if options.profile and not values.path("--profile", options.profile).absolute().parent.is_dir():
+        raise UsageError(f"--profile {options.profile}: no such directory", "create it first")
+    if dry_run.active():
         for case in _cases(options):
-            say(f"would measure, {count(case.count, 'time')}: {case.name}: {case.description}")
+            log(f"would measure, {count(case.count, 'time')}: {case.name}: {case.description}")
+        log(f"would add the result to {filesystem.display_path(options.results)}/")
+        log(f"would write the report to {filesystem.display_path(output)}/")
         return None
-    taken = run(options)
-    say(f"kept in {storage.shown(records.keep(taken, options.results))}")
-    output = Path(options.output) if options.output else dist.benchmark_folder()
-    return taken, page.write(options.results, output)
+    result = run(options)
+    log(f"saved the result in {filesystem.display_path(records.save(result, options.results))}")
+    return result, page.write(options.results, output)
 
 
 def report(outcome: tuple[dict[str, Any], Path] | None, *, json: bool) -> None:
-    """Tell what was seen."""
+    """Print the results of a run."""
     if outcome is None:
         return
-    taken, place = outcome
+    result, place = outcome
     if json:
         emit_json(
             {
-                **taken,
+                **result,
                 "ratios": [
                     {"case": case["name"], "metric": metric, **asdict(ratio), "verdict": ratio.verdict}
-                    for case, metric, ratio in records.compare(taken)
+                    for case, metric, ratio in records.compare(result)
                 ],
             }
         )  # fmt: skip
-    labels = [one["label"] for one in taken["binaries"]]
-    # Alone, there is nothing to compare with.
+    labels = [one["label"] for one in result["binaries"]]
+    cases = [case for case in result["cases"] if "skipped" not in case]
+    log(
+        f"Measured {count(len(cases), 'case')} of {' and '.join(labels)}, {result['host']['execution']}."
+    )
+    # Without a baseline there are no ratios.
     columns = 2 * (len(labels) - 1)
     table(
-        ("case", "what", *labels, *("ratio", "ours takes")[:columns]),
-        [(row.case, row.metric, *row.values, *row.told[:columns]) for row in records.rows(taken)],
+        ("case", "metric", *labels, *("ratio", "ours takes")[:columns]),
+        [
+            (row.case, row.metric, *row.values, *row.verdict[:columns])
+            for row in records.rows(result)
+        ],
         title="Benchmarks",
     )
-    say(f"the report is {storage.shown(place)}")
+    log(f"read the report: {filesystem.display_path(place)}")
+    alone = len(labels) == 1
+    log(f"next: invoke benchmark {'--baseline upstream' if alone else '--profile cpu.pprof'}")

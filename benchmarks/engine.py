@@ -1,6 +1,6 @@
-"""The builder that is in Debian's docker engine, against our daemon: buildx is the client of both.
+"""The builder in Debian's docker engine, against our daemon, both with buildx.
 
-The engine is started aside as the tests do it, anew for each run, and gone with all it knew.
+Each run starts a new engine, and removes it with its data.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.declaration import Declared
-from benchmarks.sides import DOCKER, OURS, Build, Running, Side
-from buildkit_riscv64 import process, storage
-from buildkit_riscv64.image import daemon, layout
-from tests.integration import dockerd
-from tests.validation.bases import BaseImage
+from benchmarks.candidates import DOCKER, OURS, Build, Candidate, Running
+from benchmarks.definitions import CaseSpec
+from buildkit_riscv64.buildkitd import daemon
+from buildkit_riscv64.core import filesystem, process
+from buildkit_riscv64.image import layout
+from buildkit_riscv64.validation.environment import docker_engine
+from buildkit_riscv64.validation.scenarios.bases import BaseImage
 
-#: What `FROM base` looks for in the engine.
+#: The name of the base image in the engine, for `FROM base`.
 _BASE = "base:latest"
-#: Ours has no network of its own for each step, either.
-_IN_THE_ENGINE = ("--builder=default", "--network=host")
+#: The host's network, as for our daemon.
+_ENGINE_OPTIONS = ("--builder=default", "--network=host")
 _NO_OUTPUT = "--output=type=cacheonly"
 
 
 def _for_buildx(build: Build, *more: str) -> list[str]:
-    """What buildx is asked; provenance only one of the two would make unasked."""
+    """The command of buildx; without provenance, which only one of the candidates adds by default."""
     output = [] if any(one.startswith("--output") for one in build.arguments) else [_NO_OUTPUT]
     return [
         "docker", "buildx", "build", "--progress=plain", "--provenance=false",
@@ -37,81 +38,85 @@ def _for_buildx(build: Build, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-class _Builder(Side):
-    """One of the two."""
+class _BuildxClient(Candidate):
+    """A candidate with buildx."""
 
-    def reason_not_to(self, case: Declared) -> str:
-        """Only what both do."""
+    def skip_reason(self, case: CaseSpec) -> str:
+        """Skip cases that only one of the candidates can run."""
         if case.program or case.start:
-            return "an engine is more than a builder"
+            return "a docker engine includes more than a builder"
         if any("type=oci" in one for one in case.arguments):
-            return "the builder in the engine writes no OCI archives"
+            return "the engine's builder writes no OCI archives"
         return ""
 
 
 @dataclass(frozen=True)
-class ByBuildx(_Builder):
-    """Our daemon, with buildx as its client.
+class BuildxCandidate(_BuildxClient):
+    """Our daemon with buildx.
 
     Args:
-        client: what the environment needs for buildx.
+        client: environment variables for buildx.
     """
 
     client: Mapping[str, str]
 
     @contextlib.contextmanager
     def started(
-        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
+        self, directory: Path, base: BaseImage, flags: Sequence[str] = ()
     ) -> Iterator[Running]:
-        """Our daemon, with a name that buildx has for it."""
+        """Start our daemon, and a builder of buildx for it."""
         env = process.environment(self.client)
-        state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
+        state = Path(tempfile.mkdtemp(prefix="state-", dir=directory))
         with daemon.started(self.binaries, state, flags) as running:
             name = f"benchmark-{running.pid}"
             create = ["docker", "buildx", "create", "--driver=remote", f"--name={name}"]
-            process.read([*create, running.address], env=env)
+            process.read([*create, running.address], env=env, changes=True)
             where = [f"--builder={name}", f"--build-context={base.context()}"]
             yield Running(running.pid, lambda one: _for_buildx(one, *where), env)
 
 
-class InTheEngine(_Builder):
+class EngineCandidate(_BuildxClient):
     """The engine's own builder."""
 
     def as_json(self) -> dict[str, Any]:
-        """The engine, in place of binaries of BuildKit's."""
-        said = process.read([*dockerd.command(self.binaries, dockerd.DOCKERD), "--version"])
+        """The engine instead of binaries of BuildKit."""
+        output = process.read(
+            [*docker_engine.command(self.binaries, docker_engine.DOCKERD), "--version"]
+        )
         # Docker version 26.1.5+dfsg1, build a72d7cd
         return {
             "label": self.label,
-            "version": f"docker {said.split()[2].rstrip(',')}",
-            "sha256": {"dockerd": storage.sha256(self.binaries / dockerd.DOCKERD)},
+            "version": f"docker {output.split()[2].rstrip(',')}",
+            "sha256": {"dockerd": filesystem.sha256(self.binaries / docker_engine.DOCKERD)},
         }
 
     @contextlib.contextmanager
     def started(
-        self, folder: Path, base: BaseImage, flags: Sequence[str] = ()
+        self, directory: Path, base: BaseImage, flags: Sequence[str] = ()
     ) -> Iterator[Running]:
-        """An engine that has nothing but the base image."""
+        """Start an engine with only the base image."""
         if flags:
-            raise ValueError("this is about buildkitd")
-        place = Path(tempfile.mkdtemp(prefix="engine-", dir=folder))
+            raise ValueError("flags of buildkitd do not apply")
+        place = Path(tempfile.mkdtemp(prefix="engine-", dir=directory))
         layout.archive(layout.load(base.layout), place / "base.tar", _BASE)
-        with dockerd.own(place) as engine:
+        with docker_engine.private_engine(place) as engine:
             env = process.environment(engine.env)
-            process.read(["docker", "load", "--quiet", "-i", place / "base.tar"], env=env)
-            yield Running(engine.pid, lambda one: _for_buildx(one, *_IN_THE_ENGINE), env)
+            process.read(
+                ["docker", "load", "--quiet", "-i", place / "base.tar"], env=env, changes=True
+            )
+            yield Running(engine.pid, lambda one: _for_buildx(one, *_ENGINE_OPTIONS), env)
 
 
-def sides(binaries: Path, folder: Path) -> list[Side]:
-    """Both: ours, and the engine's.
+def candidates(binaries: Path, directory: Path) -> list[Candidate]:
+    """Our daemon and the engine's builder, both with buildx.
 
     Args:
-        binaries: ours.
-        folder: for what buildx keeps.
+        binaries: our binaries.
+        directory: for the files of buildx.
     """
-    client, work = folder / "client", folder / "client" / "work"
+    client, work = directory / "client", directory / "client" / "work"
     work.mkdir(parents=True)
-    # An engine that is never started has a client, too.
-    env = dockerd.Engine(client, work).env
-    root = dockerd.program().parents[len(Path(dockerd.DOCKERD).parents) - 1]
-    return [ByBuildx(OURS, binaries, env), InTheEngine(DOCKER, root)]
+    # This engine is never started; only its client is used.
+    env = docker_engine.Engine(client, work).env
+    root = docker_engine.program().parents[len(Path(docker_engine.DOCKERD).parents) - 1]
+    return [BuildxCandidate(OURS, binaries, env), EngineCandidate(DOCKER, root)]

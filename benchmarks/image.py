@@ -1,7 +1,7 @@
-"""The image against the same content on Debian's slim image: sizes, and times.
+"""The image against the same content on Debian's slim image: sizes and times.
 
-Without a registry, Debian's slim image is made here of the same packages, and its
-documentation and translations are left out as Debian leaves them out of its own.
+Debian's slim image is built from the same packages without a registry, and omits the
+same documentation and translations as Debian's.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import Case, Sample, in_turns, keep, run
-from buildkit_riscv64 import debian, dist, process, project
-from buildkit_riscv64.arch import Target
-from buildkit_riscv64.image import check, daemon, layout
+from benchmarks.checkout import copy_checkout
+from benchmarks.measure import Case, Sample, alternate, run, save
+from buildkit_riscv64.buildkitd import daemon
+from buildkit_riscv64.core import dist, process, project
+from buildkit_riscv64.core.arch import Target
+from buildkit_riscv64.image import check, layout
 from buildkit_riscv64.image.variants import Variant
-from tests.integration.miniature import copy_checkout
+from buildkit_riscv64.system import debian
 
-#: As in Debian's own: https://github.com/debuerreotype/debuerreotype, slimify-excludes.
+#: As in Debian's image: https://github.com/debuerreotype/debuerreotype, slimify-excludes.
 SLIM = ("doc/*", "info/*", "linda/*", "lintian/overrides/*", "locale/*", "man/*")
-#: The most that ours may be of the plain one.
+#: The maximum ratio of sizes, ours to plain.
 LIMIT = 0.7
 
 
-def slim(folder: Path) -> tuple[Path, str]:
+def slim(directory: Path) -> tuple[Path, str]:
     """Debian's slim image as a layout, and its digest."""
-    root = folder / "slim"
+    root = directory / "slim"
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{pattern}" for pattern in SLIM]
     process.run(
         [
@@ -40,23 +42,23 @@ def slim(folder: Path) -> tuple[Path, str]:
             debian.SUITE, str(root), debian.release(Target.here().arch).source(),
         ]
     )  # fmt: skip
-    # As Debian's image has it: apt keeps nothing that the next layer would carry along.
+    # As in Debian's image: apt keeps no caches that the next layer would contain.
     (root / "etc/apt/apt.conf.d/docker-clean").write_text(
         'Acquire::Languages "none";\nDir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n'
         'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };\n'
     )
     for name in ("var/lib/apt/lists", "var/cache/apt"):
         process.run([*process.as_root(), "rm", "-rf", root / name])
-    return folder / "base", layout.from_folder(root, folder / "base", Target.here().arch)
+    return directory / "base", layout.from_directory(root, directory / "base", Target.here().arch)
 
 
-def plain(folder: Path, binaries: Path) -> dict[Variant, layout.Image]:
-    """The plain images, built by the same BuildKit with the same compression."""
-    base, digest = slim(folder)
-    made = {}
+def plain(directory: Path, binaries: Path) -> dict[Variant, layout.Image]:
+    """The plain images, built with the same BuildKit and compression."""
+    base, digest = slim(directory)
+    images = {}
     with daemon.running(binaries, yes=True) as address:
         for variant in Variant:
-            output = folder / f"plain-{variant}"
+            output = directory / f"plain-{variant}"
             process.run(
                 [
                     binaries / "buildctl", "--addr", address, "build", "--frontend=dockerfile.v0",
@@ -67,8 +69,8 @@ def plain(folder: Path, binaries: Path) -> dict[Variant, layout.Image]:
                     f"--output=type=oci,dest={output},tar=false,compression=gzip,force-compression=true",
                 ]
             )  # fmt: skip
-            made[variant] = layout.load(output)
-    return made
+            images[variant] = layout.load(output)
+    return images
 
 
 def _bytes(number: int) -> list[Sample]:
@@ -76,18 +78,18 @@ def _bytes(number: int) -> list[Sample]:
 
 
 def sizes(ours: dict[Variant, layout.Image], theirs: dict[Variant, layout.Image]) -> list[Case]:
-    """Compressed and unpacked, whole and by layer."""
+    """Compressed and unpacked sizes, of images and layers."""
     cases = []
     for variant in Variant:
         unpacked = {"ours": check.read(ours[variant]).unpacked, "plain": check.read(theirs[variant]).unpacked}  # fmt: skip
         whole = {
             "compressed": {"ours": ours[variant].size, "plain": theirs[variant].size},
-            "unpacked": {way: sum(layers) for way, layers in unpacked.items()},
+            "unpacked": {label: sum(layers) for label, layers in unpacked.items()},
         }
         cases += [
             Case(
                 name=f"{variant}, {kind}", description="against Debian's slim image and apt",
-                limit=LIMIT, samples={way: _bytes(number) for way, number in both.items()},
+                limit=LIMIT, samples={label: _bytes(number) for label, number in both.items()},
             )
             for kind, both in whole.items()
         ]  # fmt: skip
@@ -104,19 +106,19 @@ def sizes(ours: dict[Variant, layout.Image], theirs: dict[Variant, layout.Image]
     return cases
 
 
-def times(folder: Path) -> list[Case]:
-    """Building, and from `docker run` to an answer where there is a docker engine."""
-    copy = folder / "checkout"
+def times(directory: Path) -> list[Case]:
+    """Times of `invoke build-image`, and from `docker run` to an answer if docker is available."""
+    copy = directory / "checkout"
     copy_checkout(copy)
-    target = dist.folder(Target.here())
+    target = dist.directory(Target.here())
     (copy / "dist").mkdir()
     process.run(["cp", "-a", target, copy / "dist"])
     shutil.rmtree(copy / "dist" / target.name / dist.IMAGE)
-    env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    env = {**os.environ, "XDG_CACHE_HOME": str(directory / "cache")}
 
     def build(*words: str) -> Sample:
         return run(
-            [sys.executable, "-m", "invoke", "build-image", "--engine=buildkit", "--base=rootfs", *words],
+            [sys.executable, "-m", "buildkit_riscv64", "build-image", "--engine=buildkit", "--base=rootfs", *words],
             copy, env,
         )  # fmt: skip
 
@@ -124,30 +126,36 @@ def times(folder: Path) -> list[Case]:
     forced = Case(name="forced", description="the same with `--force`: packages are there")
     nothing = Case(name="up to date", description="nothing changed")
     cases = [
-        in_turns(cold, 1, {"ours": build}),
-        in_turns(forced, 3, {"ours": lambda: build("--force")}),
-        in_turns(nothing, 3, {"ours": build}),
+        alternate(cold, 1, {"ours": build}),
+        alternate(forced, 3, {"ours": lambda: build("--force")}),
+        alternate(nothing, 3, {"ours": build}),
     ]
     if process.which("docker") and process.probe(["docker", "version"]).ok:
-        name = loaded(copy, env)
+        name = load_image(copy, env)
         started = Case(
             name="start", description="from `docker run` to `buildctl debug workers` answering"
         )
-        cases.append(in_turns(started, 5, {"ours": lambda: answer(name)}))
+        cases.append(alternate(started, 5, {"ours": lambda: start_until_ready(name)}))
     return cases
 
 
-def loaded(copy: Path, env: dict[str, str]) -> str:
-    """The name of the image in docker, once it is loaded."""
-    run([sys.executable, "-m", "invoke", "build-image", "--engine=buildkit", "--load"], copy, env)
-    version = dist.load(dist.folder(Target.here())).manifest["version"]
+def load_image(copy: Path, env: dict[str, str]) -> str:
+    """Load the image into docker; return its name."""
+    run(
+        [sys.executable, "-m", "buildkit_riscv64", "build-image", "--engine=buildkit", "--load"],
+        copy,
+        env,
+    )
+    version = dist.load(dist.directory(Target.here())).manifest["version"]
     return f"buildkit-riscv64:{version}"
 
 
-def answer(name: str) -> Sample:
-    """Start the daemon in docker, wait until it answers, remove it."""
+def start_until_ready(name: str) -> Sample:
+    """Start the daemon in docker, wait until it answers, and remove it."""
     began = time.monotonic()
-    container = process.read(["docker", "run", "--detach", "--privileged", name]).strip()
+    container = process.read(
+        ["docker", "run", "--detach", "--privileged", name], changes=True
+    ).strip()
     while not process.probe(["docker", "exec", container, "buildctl", "debug", "workers"]).ok:
         time.sleep(0.02)
     seconds = time.monotonic() - began
@@ -156,18 +164,18 @@ def answer(name: str) -> Sample:
 
 
 def main(argv: Sequence[str] = ()) -> None:
-    """Measure all cases; `--sizes` only the sizes. Needs dist/ with both images."""
+    """Measure all cases; `--sizes` only the sizes. Requires dist/ with both images."""
     target = Target.here()
     ours = {
-        variant: layout.load(dist.image_folder(target, variant) / dist.LAYOUT)
+        variant: layout.load(dist.image_directory(target, variant) / dist.LAYOUT)
         for variant in Variant
     }
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR") or "/var/tmp") as name:
-        folder = Path(name)
-        cases = sizes(ours, plain(folder, dist.folder(target) / "bin"))
+        directory = Path(name)
+        cases = sizes(ours, plain(directory, dist.directory(target) / "bin"))
         if "--sizes" not in argv:
-            cases += times(folder)
-        print(f"wrote {keep('image', cases)}")
+            cases += times(directory)
+        print(f"wrote {save('image', cases)}")
     report.main()
 
 

@@ -1,8 +1,8 @@
-"""Counting what a daemon executes, where time says nothing: by perf, with the processor's counter.
+"""Count the instructions of a daemon with perf, for machines whose times mean nothing.
 
-What is counted is the daemon and the programs that it starts, without the kernel. It does
-not depend on what else the machine does, but goroutines and the garbage collector are
-never scheduled twice alike, so it has a spread, too.
+The count includes the daemon and the programs that it starts, without the kernel. It does
+not depend on other load, but goroutines and the garbage collector are scheduled
+differently each time, so it varies too.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildkit_riscv64 import process
-from buildkit_riscv64.errors import BuildError, MissingRequirementError
+from buildkit_riscv64.core import process
+from buildkit_riscv64.core.errors import BuildError, MissingRequirementError
 
-#: What has to be there.
+#: The required tool.
 TOOL = "perf"
-#: What perf counts: those of programs.
+#: The event that perf counts: instructions in user mode.
 EVENT = "instructions:u"
-#: Seconds for perf to find all threads of a daemon, and to tell what it counted.
+#: Seconds for perf to find all threads of a daemon, and to report the count.
 ANSWER_SECONDS = 60.0
-#: How far three counts of one program may be apart: far more than a counter's are. What
-#: an emulator gives in its place is time, which depends on what else happens.
+#: The maximum ratio of three counts of one program. Counters differ far less; some emulators
+#: count time instead, which depends on other load.
 _SPREAD = 1.1
-#: What perf says besides.
+#: Lines of perf that give no reason.
 _NO_REASON = ("Error:", "Events disabled", "Events enabled")
 
 
 @dataclass
 class Count:
-    """A count, which is there when counting has ended."""
+    """The count; it is set when counting ends."""
 
     instructions: int = 0
 
@@ -45,41 +45,41 @@ def _stat(*options: str) -> list[str]:
     return [TOOL, "stat", "--field-separator=,", f"--event={EVENT}", *options]
 
 
-def _counted(said: str) -> int:
-    """The count, in what perf has written; 0 when there is none, or it is an estimate.
+def _counted(text: str) -> int:
+    """The count in perf's output; 0 if it is missing or an estimate.
 
-    See "CSV FORMAT" in perf-stat(1): value, unit, event, time that the counter ran, and that
-    in percent. A processor with two kinds of cores has a counter, and a line, for each.
+    See "CSV FORMAT" in perf-stat(1): value, unit, event, time that the counter ran, and its
+    percentage. A processor with two kinds of cores has a counter, and a line, for each.
     """
-    lines = [line.split(",") for line in said.splitlines() if f",{EVENT}," in line]
+    lines = [line.split(",") for line in text.splitlines() if f",{EVENT}," in line]
     if len(lines) == 1 and lines[0][0].isdecimal() and float(lines[0][4]) == 100:
         return int(lines[0][0])
     return 0
 
 
-def _reason(said: str) -> str:
-    """Why perf counted nothing, in its words: what comes after is what could be done."""
-    lines = [line.strip() for line in said.splitlines()]
-    reason = next((line for line in lines if line and line not in _NO_REASON), "no word")
-    # "<not supported>,,instructions:u,0,100.00,,"; of a number the rest says what is wrong.
+def _reason(text: str) -> str:
+    """The reason in perf's output, without its suggestions."""
+    lines = [line.strip() for line in text.splitlines()]
+    reason = next((line for line in lines if line and line not in _NO_REASON), "no output")
+    # "<not supported>,,instructions:u,0,100.00,,"; after a number, the rest has the reason.
     value, found, _ = reason.partition(f",,{EVENT}")
     return value if found and not value.isdecimal() else reason
 
 
 def require() -> None:
-    """Make sure that this machine can count.
+    """Check that this machine can count instructions.
 
     Raises:
-        MissingRequirementError: it has no such counter, or one that counts something else.
+        MissingRequirementError: the machine has no such counter, or a wrong one.
     """
-    hint = "count on a board, or in a machine that `invoke machine.start --icount` started"
+    hint = "use a board, or a machine started with `invoke machine.start --icount`"
     counts = []
     for _ in range(3):
         answer = process.probe(_stat("true"))
         if not answer.ok:
             raise MissingRequirementError(
-                f"perf may not count instructions: {_reason(answer.stderr)}",
-                "as root, or after `sysctl kernel.perf_event_paranoid=2` as root",
+                f"perf is not allowed to count instructions: {_reason(answer.stderr)}",
+                "run it as root, or run `sysctl kernel.perf_event_paranoid=2` as root first",
             )
         counts.append(_counted(answer.stderr))
     if not all(counts):
@@ -88,38 +88,38 @@ def require() -> None:
         )
     if max(counts) > _SPREAD * min(counts):
         raise MissingRequirementError(
-            "the counter of this machine does not count instructions:"
+            "this machine's counter does not count instructions:"
             f" `true` took {', '.join(map(str, counts))}", hint,
         )  # fmt: skip
 
 
 @contextlib.contextmanager
 def counting(pid: int) -> Iterator[Count]:
-    """Count until the block ends.
+    """Count the instructions of a daemon in the block.
 
     Args:
-        pid: of the daemon.
+        pid: the process id of the daemon.
 
     Raises:
-        BuildError: perf ended, does not answer, or counted nothing.
+        BuildError: perf ended, did not answer, or counted nothing.
     """
     count = Count()
     with (
         tempfile.TemporaryDirectory(prefix="perf-") as name,
-        process.afterwards([["rm", "-rf", name]]),
+        process.run_if_killed([["rm", "-rf", name]]),
         contextlib.ExitStack() as stack,
     ):
         fifos = [Path(name) / "control", Path(name) / "answer"]
         for fifo in fifos:
             os.mkfifo(fifo)
-        # Opened for both, none of them waits for perf to open it, too.
+        # Opened for reading and writing, so that open() does not wait for perf.
         control, answer = (os.open(fifo, os.O_RDWR | os.O_CLOEXEC) for fifo in fifos)
         stack.callback(os.close, control)
         stack.callback(os.close, answer)
         output = stack.enter_context((Path(name) / "output").open("w+"))
         command = _stat(f"--pid={pid}", "--delay=-1", f"--control=fifo:{fifos[0]},{fifos[1]}")
-        with process.guarded(command, stderr=output.fileno()) as perf:
-            # Counting begins when perf says so, not when it was started.
+        with process.child_process(command, stderr=output.fileno()) as perf:
+            # perf needs time before it counts, and then acknowledges.
             os.write(control, b"enable\n")
             deadline = time.monotonic() + ANSWER_SECONDS
             while not (begun := select.select([answer], [], [], 0.1)[0]):
@@ -131,7 +131,7 @@ def counting(pid: int) -> Iterator[Count]:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     perf.wait(ANSWER_SECONDS)
         output.seek(0)
-        said = output.read()
-        count.instructions = _counted(said)
+        text = output.read()
+        count.instructions = _counted(text)
         if not begun or not count.instructions:
-            raise BuildError(f"perf counted nothing: {_reason(said)}", "run it again")
+            raise BuildError(f"perf counted nothing: {_reason(text)}", "run it again")

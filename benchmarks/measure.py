@@ -1,4 +1,4 @@
-"""Running things side by side, and keeping what was seen."""
+"""Alternating runs of candidates, and their results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from buildkit_riscv64 import host, process
-from buildkit_riscv64.console import say
+from buildkit_riscv64.core import host, process
+from buildkit_riscv64.core.console import log
 
 RESULTS = Path(__file__).parent / "results"
 
-#: How often a process is looked at. Often enough for one that takes a quarter of
-#: a second; a hundred times a second would take a core's twentieth from a build.
+#: Seconds between looks at a process: short enough for runs of a quarter second; ten
+#: milliseconds would take five percent of a core from a build.
 SAMPLING_SECONDS = 0.02
 
 
@@ -27,11 +27,11 @@ class Sample:
     """One run.
 
     Args:
-        seconds: wall time.
-        peak_bytes: the most memory that the started process itself held.
-        size_bytes: how large what was made is, where that is measured instead.
-        cpu_seconds: what the process and all that it has started took of the processors.
-        instructions: what it executed, where that is counted instead.
+        seconds: the wall time.
+        peak_bytes: the maximum memory of the started process.
+        size_bytes: the size of the output, if that is measured instead.
+        cpu_seconds: the processor time of the process and its child processes.
+        instructions: the executed instructions, if they are counted instead.
     """
 
     seconds: float
@@ -43,16 +43,16 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Our way, `ours`, and mostly another way of doing the same, run in turns.
+    """A comparison of `ours` with other candidates, which take turns.
 
     Args:
-        name: short.
+        name: the short name.
         description: what is compared.
-        limit: the most that `ours` may take of the time, or size, of the other way.
-        limit_more: the most seconds that `ours` may take more than the other way.
-        limit_seconds: the most seconds that `ours` may take.
-        limit_bytes: the most memory that our own process may take.
-        samples: by way, in the order in which they ran.
+        limit: the maximum ratio of `ours` to the other in time or size.
+        limit_more: the maximum of seconds that `ours` may take more than the other.
+        limit_seconds: the maximum of seconds that `ours` may take.
+        limit_bytes: the maximum memory of our process.
+        samples: the samples of each candidate, in order.
     """
 
     name: str
@@ -67,23 +67,23 @@ class Case:
 def run(args: Sequence[str | os.PathLike[str]], cwd: Path, env: Mapping[str, str]) -> Sample:
     """Time one command, which must succeed."""
     peak = 0
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as output:
         started = time.monotonic()
         with subprocess.Popen(
-            args, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=said
+            args, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=output
         ) as child:
             while child.poll() is None:
                 peak = max(peak, peak_bytes(child.pid))
                 time.sleep(SAMPLING_SECONDS)
             seconds = time.monotonic() - started
         if child.returncode:
-            said.seek(0)
-            raise SystemExit(f"{process.show(args)} failed:\n{said.read()}")
+            output.seek(0)
+            raise SystemExit(f"{process.show(args)} failed:\n{output.read()}")
     return Sample(round(seconds, 3), peak)
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has held (VmHWM)."""
+    """The maximum memory of a process until now (VmHWM)."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -93,53 +93,53 @@ def peak_bytes(pid: int) -> int:
     return 0
 
 
-def forget_peak(pid: int) -> None:
-    """Have the most memory that a process has held be what it holds now."""
+def reset_peak(pid: int) -> None:
+    """Reset the maximum memory of a process to its present memory."""
     # proc_pid_clear_refs(5)
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process took of the processors, and what all that it started and that has ended took."""
+    """The processor time of a process and its ended child processes."""
     # utime, stime, cutime and cstime of proc_pid_stat(5); the name before them may have spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def in_turns(case: Case, count: int, ways: Mapping[str, Callable[[], Sample]]) -> Case:
-    """Run each way `count` times, there and back again, so that noise and order meet all."""
+def alternate(case: Case, count: int, candidates: Mapping[str, Callable[[], Sample]]) -> Case:
+    """Run each candidate `count` times, in alternating order, so that noise affects all equally."""
     for number in range(count):
-        for way, do in list(ways.items())[:: -1 if number % 2 else 1]:
+        for label, do in list(candidates.items())[:: -1 if number % 2 else 1]:
             sample = do()
-            case.samples.setdefault(way, []).append(sample)
-            say(f"{case.name} {number + 1}/{count} {way}: {sample.seconds:.2f} s")
+            case.samples.setdefault(label, []).append(sample)
+            log(f"{case.name} {number + 1}/{count} {label}: {sample.seconds:.2f} s")
     return case
 
 
-def keep(name: str, cases: Sequence[Case], execution: str = "") -> Path:
-    """Write the samples, with the machine that they were taken on.
+def save(name: str, cases: Sequence[Case], execution: str = "") -> Path:
+    """Save the samples with the machine's properties.
 
-    Cases that this run did not measure stay, if they were measured on this machine.
+    Other cases stay if they were measured on this machine.
 
     Args:
-        name: of the benchmark.
-        cases: what was measured.
-        execution: how what was measured executed, where this machine only emulated it.
+        name: the name of the benchmark.
+        cases: the measured cases.
+        execution: the execution, if this machine emulated another.
     """
     facts = host.facts()
     execution = execution or facts.execution
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.linux-{facts.arch}.{execution}.json"
-    kept = {case.name: asdict(case) for case in cases}
+    by_name = {case.name: asdict(case) for case in cases}
     before = json.loads(path.read_text()) if path.exists() else {}
     if before.get("host") == facts.as_json():
-        kept = {case["name"]: case for case in before["cases"]} | kept
+        by_name = {case["name"]: case for case in before["cases"]} | by_name
     data = {
         "name": name,
         "execution": execution,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "host": facts.as_json(),
-        "cases": list(kept.values()),
+        "cases": list(by_name.values()),
     }
     path.write_text(json.dumps(data, indent=2) + "\n")
     return path

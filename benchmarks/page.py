@@ -1,4 +1,4 @@
-"""The report that people look at: one file without scripts, made of all results that are kept."""
+"""The HTML report: one file without scripts, with all results."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
 from benchmarks import ratios, records
-from benchmarks.records import METRICS, shown
-from buildkit_riscv64 import pages, storage
-from buildkit_riscv64.errors import CheckError
+from benchmarks.records import METRICS, display
+from buildkit_riscv64.core import filesystem, html
+from buildkit_riscv64.core.errors import CheckError
 
 if TYPE_CHECKING:
     import pygal
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
-#: Drawn wide enough for a desk, and narrow enough to be read on a phone.
+#: Wide enough for a desktop, narrow enough for a phone.
 _WIDTH = 380
 _LETTERS = 13
 _ROW = 24
 _AROUND = 74
-#: Half of a date stands beside the last point.
+#: Half of a date beside the last point.
 _BESIDE = 44
-#: How many percent are at the edges of a plot.
+#: The possible ranges of a plot, in percent.
 _SCALES = (10, 20, 50, 100)
 
 
@@ -64,11 +64,11 @@ def _percent(ratio: float, most: int) -> float:
 
 
 def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
-    """A bar for each case: how much more ours takes than the other, in percent, with its interval."""
+    """A bar for each case: the difference of ours to the other in percent, with its interval."""
     import pygal
 
     widest = max(abs(end - 1) * 100 for _, one in compared for end in (one.low, one.high))
-    # What is wider ends at the edge; what is small does not look large.
+    # Longer bars end at the edge; a wide range would hide small ones.
     most = next((scale for scale in _SCALES if widest <= scale), _SCALES[-1])
     chart = _chart(
         pygal.HorizontalBar, height=_ROW * len(compared) + _AROUND, print_values=False,
@@ -76,7 +76,7 @@ def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
         range=(-most, most),
     )  # fmt: skip
     chart.y_labels = [-most, 0, most]
-    # The first is drawn at the bottom.
+    # The chart draws the first bar at the bottom.
     rows = list(reversed(compared))
     chart.x_labels = [name for name, _ in rows]
     chart.add(
@@ -93,12 +93,12 @@ def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
 
 
 def over_time(points: Mapping[str, Sequence[tuple[str, float]]], metric: str) -> str:
-    """A line for each case: its median at each date."""
+    """A line for each case: the median at each date."""
     import pygal
 
     dates = sorted({date for series in points.values() for date, _ in series})
     chart = _chart(
-        pygal.Line, height=200, value_formatter=lambda value: shown(metric, value),
+        pygal.Line, height=200, value_formatter=lambda value: display(metric, value),
         x_label_rotation=20 if len(dates) > 3 else 0, dots_size=3,
         include_x_axis=True, max_scale=6,
     )  # fmt: skip
@@ -110,15 +110,15 @@ def over_time(points: Mapping[str, Sequence[tuple[str, float]]], metric: str) ->
 
 
 def _rows(run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The table of a run; a case's name stands in its first row."""
+    """The table of a run; only the first row of a case has its name."""
     before = ""
     for row in records.rows(run):
         case, before = row.case if row.case != before else "", row.case
-        yield {**vars(row), "case": case, "verdict": row.told[1]}
+        yield {**vars(row), "case": case, "verdict": row.verdict[1]}
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A run, with its table and its plots."""
+    """A run with its table and plots."""
     by_metric: dict[str, list[tuple[str, ratios.Ratio]]] = {}
     for case, metric, ratio in records.compare(run):
         by_metric.setdefault(metric, []).append((case["name"], ratio))
@@ -135,7 +135,7 @@ def _run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Ours over time, case by case: plots of what was measured more than once on one machine."""
+    """Plots over time for each case that was measured more than once on a machine."""
     plots = []
     names = dict.fromkeys(case["name"] for run in runs for case in run["cases"])
     for name in names:
@@ -157,12 +157,12 @@ def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
-    """The page of all results."""
+    """Render all results as a page."""
     from markupsafe import Markup
 
     machines = []
     for one in results:
-        # Hardware that differs is not compared over time.
+        # Do not compare different hardware over time.
         groups: dict[str, list[Mapping[str, Any]]] = {}
         for run in one["runs"]:
             host = run["host"]
@@ -171,25 +171,31 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
             {"host": runs[-1]["host"], "runs": [_run(run) for run in reversed(runs)], "trend": _trend(runs)}
             for runs in groups.values()
         ]  # fmt: skip
-    return pages.render(_TEMPLATE, {"svg": Markup}, machines=machines)
+    return html.render(_TEMPLATE, {"svg": Markup}, machines=machines)
 
 
 def write(results: Path, output: Path) -> Path:
-    """Make the report of a folder of results.
+    """Write the report.
 
     Args:
-        results: the folder.
-        output: the folder for the report.
+        results: the directory of the results.
+        output: the directory of the report.
 
     Returns:
-        The report.
+        The path of the report.
 
     Raises:
-        CheckError: there are no results.
+        CheckError: no results exist.
     """
     paths = sorted(results.glob(f"{records.NAME}.*.json"))
     if not paths:
-        raise CheckError(f"no results in {storage.shown(results)}", "run `invoke benchmark` first")
+        raise CheckError(
+            f"no results in {filesystem.display_path(results)}", "run `invoke benchmark` first"
+        )
+    page = output / html.INDEX
+    # Do not change the modes of other files in the directory.
+    public = page if output.exists() else output
     output.mkdir(parents=True, exist_ok=True)
-    storage.write_whole(output / pages.INDEX, render([records.load(path) for path in paths]))
-    return output / pages.INDEX
+    filesystem.write_whole(page, render([records.load(path) for path in paths]))
+    filesystem.make_public(public)
+    return page

@@ -1,5 +1,5 @@
-# The same content the usual way, to compare with: Debian's slim image, apt with
-# recommended practice, and the same binaries.
+# The same content built the usual way: Debian's slim image, apt with recommended
+# practice, and the same binaries.
 FROM base AS root
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \

@@ -1,10 +1,10 @@
-"""How two ways compare, when they took turns.
+"""The ratio of two candidates that took turns.
 
-Each run of one is paired with the run of the other beside it, so that what disturbs
-the machine for longer than a run disturbs both. The ratio is the median of the pairs'
-ratios. Its interval is a 95 % bootstrap: the pairs are drawn anew, with replacement,
-two thousand times, and of the medians of those the middle 95 % are taken. The draws
-are seeded, so the same samples give the same interval.
+Each run of one candidate is paired with the adjacent run of the other, so that noise
+affects both. The ratio is the median of the ratios of the pairs. Its interval is a 95 %
+bootstrap: the pairs are drawn two thousand times with replacement, and the interval holds
+the middle 95 % of the medians. The draws are seeded, so the same samples give the same
+interval.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 DRAWS = 2000
-#: Of equals, five pairs are all on one side more often than one time in twenty.
+#: With five pairs of equal candidates, all are on one side more often than 1 in 20 times.
 ENOUGH = 6
 _SEED = 20
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio with its spread.
+    """A ratio with its interval.
 
     Args:
-        median: of the pairs' ratios.
-        low: where its interval begins.
-        high: where it ends.
-        pairs: how many there were.
-        exact: what was measured is the same each time, as a size.
+        median: the median of the pairs' ratios.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+        pairs: the number of pairs.
+        exact: every run has the same value, as for a size.
     """
 
     median: float
@@ -41,7 +41,7 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """`less`, `more`, `none shown` where the interval has 1 in it, or `too few runs`."""
+        """`less`, `more`, `none shown` if the interval contains 1, or `too few runs`."""
         if not self.exact and self.pairs < ENOUGH:
             return "too few runs"
         if self.low <= 1 <= self.high:
@@ -49,7 +49,7 @@ class Ratio:
         return "less" if self.high < 1 else "more"
 
     def __str__(self) -> str:
-        """As in `0.93 (0.90 to 0.97)`."""
+        """Format it, as in `0.93 (0.90 to 0.97)`."""
         if self.exact:
             return f"{self.median:.3f}"
         if self.pairs == 1:
@@ -58,11 +58,11 @@ class Ratio:
 
 
 def of(ours: Sequence[float], theirs: Sequence[float], *, exact: bool = False) -> Ratio | None:
-    """The ratio of ours to theirs, run by run; None where there is nothing to divide.
+    """The ratio of ours to the baseline; None if no pair has a ratio.
 
     Args:
         ours: one value for each run.
-        theirs: the same, of the other way, in the same order.
+        theirs: the values of the baseline, in the same order.
         exact: as in :class:`Ratio`.
     """
     pairs = [a / b for a, b in zip(ours, theirs, strict=True) if b > 0 and math.isfinite(a / b)]

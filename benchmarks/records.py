@@ -1,4 +1,4 @@
-"""Results of `invoke benchmark`, as they are kept, and as tables tell them."""
+"""Results of `invoke benchmark`: saved records, and rows of tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from benchmarks import ratios
 from benchmarks.measure import RESULTS
-from buildkit_riscv64 import schemas, storage
-from buildkit_riscv64.console import size
-from buildkit_riscv64.errors import CheckError
+from buildkit_riscv64.core import filesystem, schemas
+from buildkit_riscv64.core.console import size
+from buildkit_riscv64.core.errors import CheckError
 
 NAME = "builds"
-#: Version of the results' format, as in the schema.
+#: Version of the format, as in the schema.
 FORMAT = 1
-#: For people.
+#: Labels of the metrics.
 METRICS = {
     "seconds": "time", "cpu_seconds": "processor time", "peak_bytes": "memory",
     "size_bytes": "size", "instructions": "instructions",
@@ -26,46 +26,48 @@ METRICS = {
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Results that are kept.
+    """Read results.
 
     Raises:
-        CheckError: they are not as the schema has them.
+        CheckError: the results do not match the schema.
     """
     try:
         results = json.loads(path.read_text())
-        wrong = schemas.objection(results, schemas.BENCHMARK)
+        wrong = schemas.validation_error(results, schemas.BENCHMARK)
     except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
-        raise CheckError(f"cannot use {storage.shown(path)}: {wrong}", f"git checkout {path.name}")
+        raise CheckError(
+            f"cannot use {filesystem.display_path(path)}: {wrong}", f"git checkout {path.name}"
+        )
     return dict(results)
 
 
-def keep(run: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Append a run to the results of this kind of machine.
+def save(run: dict[str, Any], directory: Path = RESULTS) -> Path:
+    """Append a run to the results of the same kind of machine.
 
     Raises:
-        CheckError: it is not as the schema has it, or what is kept is not.
+        CheckError: the run or the existing results do not match the schema.
     """
     facts = run["host"]
-    path = folder / f"{NAME}.linux-{facts['arch']}.{facts['execution']}.json"
+    path = directory / f"{NAME}.linux-{facts['arch']}.{facts['execution']}.json"
     new: dict[str, Any] = {"name": NAME, "format": FORMAT, "runs": []}
     results = load(path) if path.exists() else new
     results["runs"].append(run)
-    if wrong := schemas.objection(results, schemas.BENCHMARK):
-        raise CheckError(f"this run cannot be kept: {wrong}", "this is a defect: report it")
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.write_json(path, results)
+    if wrong := schemas.validation_error(results, schemas.BENCHMARK):
+        raise CheckError(f"this run cannot be saved: {wrong}", "this is a defect: report it")
+    directory.mkdir(parents=True, exist_ok=True)
+    filesystem.write_json(path, results)
     return path
 
 
-def values(case: Mapping[str, Any], way: str, metric: str) -> list[float]:
-    """The samples of a case in the results, in the order in which they were taken."""
-    return [float(one[metric]) for one in case["samples"][way]]
+def values(case: Mapping[str, Any], label: str, metric: str) -> list[float]:
+    """The samples of a case, in order."""
+    return [float(one[metric]) for one in case["samples"][label]]
 
 
 def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ratios.Ratio]]:
-    """Each case of a run and each metric, with the ratio of ours to the other side."""
+    """Each case and metric of a run, with the ratio of ours to the baseline."""
     labels = [one["label"] for one in run["binaries"]]
     if len(labels) < 2:
         return
@@ -77,8 +79,8 @@ def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ra
                 yield case, metric, ratio
 
 
-def shown(metric: str, value: float) -> str:
-    """A value for people."""
+def display(metric: str, value: float) -> str:
+    """Format a value."""
     match metric:
         case "seconds" | "cpu_seconds":
             return f"{value:.2f} s"
@@ -92,12 +94,12 @@ class Row:
     """One metric of one case.
 
     Args:
-        case: its name.
-        description: what it is.
-        metric: in the words of METRICS.
-        values: the median of each side, in the order in which the run has them.
-        ratio: ours to the other's, where that is known.
-        count: how often each side ran.
+        case: the name of the case.
+        description: the description of the case.
+        metric: its label in METRICS.
+        values: the median of each candidate, in the order of the run.
+        ratio: the ratio of ours to the baseline, or None.
+        count: the number of runs.
     """
 
     case: str
@@ -108,8 +110,8 @@ class Row:
     count: int
 
     @property
-    def told(self) -> tuple[str, str]:
-        """The ratio, and what it says; nothing where there is none."""
+    def verdict(self) -> tuple[str, str]:
+        """The ratio and its verdict; empty without a baseline."""
         return (str(self.ratio), self.ratio.verdict) if self.ratio else ("", "")
 
 
@@ -123,7 +125,7 @@ def rows(run: Mapping[str, Any]) -> Iterator[Row]:
                 case=case["name"],
                 description=case["description"],
                 metric=METRICS[metric],
-                values=[shown(metric, median(values(case, label, metric))) for label in labels],
+                values=[display(metric, median(values(case, label, metric))) for label in labels],
                 ratio=compared.get((case["name"], metric)),
                 count=len(case["samples"][labels[0]]),
             )

@@ -1,4 +1,4 @@
-"""Make `docs/benchmarks.md` of the results that are kept."""
+"""Generate `docs/benchmarks.md` from the results in `benchmarks/results/`."""
 
 from __future__ import annotations
 
@@ -7,54 +7,56 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import declaration, records
+from benchmarks import definitions, records
 from benchmarks.measure import RESULTS
-from buildkit_riscv64 import project
-from buildkit_riscv64.console import size
+from buildkit_riscv64.core import project
+from buildkit_riscv64.core.console import size
 
 PAGE = project.ROOT / "docs" / "benchmarks.md"
-#: What people say of the numbers, above them.
-FOUND = Path(__file__).with_name("found.md")
+#: The findings, written by hand, above the tables of the page.
+FINDINGS = Path(__file__).with_name("findings.md")
 INTRODUCTION = """\
 # Benchmarks
 
-Made by `python -m benchmarks.report` of the samples in `benchmarks/results/`; only what
-was found is written by hand, in `benchmarks/found.md`. Each table says how the machine
-executes: a time from emulation says nothing about hardware.
+`python -m benchmarks.report` generates this page from the samples in `benchmarks/results/`. Only the
+findings are written by hand, in `benchmarks/findings.md`. Each table names how the machine executes:
+times from emulation do not represent hardware.
 
 <!-- run by: tests/integration/test_benchmark.py -->
 ```sh
-invoke benchmark                              # what is in dist/, alone
-invoke benchmark --against v0.32.1            # in turns with a release, compiled as ours is
-invoke benchmark --against upstream           # with the same source and upstream's own flags
-invoke benchmark --against dist/linux-amd64-pgo    # a folder, or a tarball
-invoke benchmark --against docker             # with the builder in Debian's docker engine
+invoke benchmark                              # the binaries in dist/, alone
+invoke benchmark --baseline v0.32.1           # in turns with a release, compiled with our flags
+invoke benchmark --baseline upstream          # with the same source and upstream's flags
+invoke benchmark --baseline dist/linux-amd64-pgo    # a directory or a tarball
+invoke benchmark --baseline docker            # with the builder in Debian's docker engine
 invoke benchmark --only simple,export --count 9
-nox -s benchmark                              # what we add to the Go compiler, qemu, the image
+nox -s benchmark                              # our overhead over the Go compiler, qemu, the image
 ```
 
-The cases are those that the field uses, by the names of
-[moby/buildkit-bench](https://github.com/moby/buildkit-bench) where it has them;
-`benchmarks/cases.toml` declares them, and needs no registry. Each run of a case has a
-daemon of its own that knows only the base image. Two sides take turns, A B B A, in one
-run. Time is what the clients wait; processor time is the daemon's and that of all that it
-started (also the containers); memory is the most that the daemon itself held (VmHWM). With
-`--instructions` it is none of these, but how many instructions the daemon and the programs
-that it starts execute, without the kernel: on a board, or in an emulated machine
-[that counts them](machines.md#counting-instructions).
+The cases have the names of [moby/buildkit-bench](https://github.com/moby/buildkit-bench) where it
+has the same case.
+`benchmarks/cases.toml` declares them; they need no registry. Each run of a case has its own daemon,
+with only the base image. Two candidates take turns, A B B A, in one run. These metrics are
+recorded:
 
-A ratio is ours divided by the other's: the median of the ratios of runs side by side. The
-brackets are a 95 % bootstrap interval: the pairs are drawn again, with replacement, two
-thousand times, and the middle 95 % of those medians taken. Where 1 is in it no difference was
-shown, and fewer than six runs show none. Sizes are exact. Many rows are many chances: of twenty rows without any difference, one
-looks like one.
+- time: how long the clients wait;
+- processor time: of the daemon and of every process that it started, also in containers;
+- memory: the maximum of the daemon itself (VmHWM);
+- with `--instructions`, instead of these: the instructions that the daemon and the programs that it
+  starts execute, without the kernel, on a board or in an emulated machine
+  [that counts them](machines.md#counting-instructions).
 
-The samples are kept, run after run, with the machine, how it executes, its load and the digests
-of the binaries; `dist/benchmark/index.html` shows them with plots, over cases and over
-time. `--output` puts it elsewhere.
+A ratio is ours divided by the baseline: the median of the ratios of paired runs. The brackets are a
+95 % bootstrap interval: the pairs are drawn two thousand times with replacement, and the interval
+holds the middle 95 % of the medians. If the interval contains 1, no difference was shown. Fewer
+than six runs show no difference. Sizes are exact. Of twenty rows without any difference, about one
+appears to have one by chance.
 
-`invoke benchmark --profile cpu.pprof` records what our daemon is busy with meanwhile, and
-`invoke build-binaries --pgo cpu.pprof` compiles for that.
+Every run is recorded with the machine, its execution, its load and the digests of the binaries.
+`dist/benchmark/index.html` plots the samples over cases and over time; `--output` changes its place.
+
+`invoke benchmark --profile cpu.pprof` records a profile of our daemon during the cases.
+`invoke build-binaries --pgo cpu.pprof` compiles with that profile.
 """
 
 
@@ -66,7 +68,7 @@ def _median(samples: list[dict[str, Any]]) -> float:
     return float(median(sample[_measure(samples)] for sample in samples))
 
 
-def _shown(samples: list[dict[str, Any]]) -> str:
+def _format(samples: list[dict[str, Any]]) -> str:
     if _measure(samples) == "size_bytes":
         return size(round(_median(samples)))
     seconds = [sample["seconds"] for sample in samples]
@@ -76,8 +78,8 @@ def _shown(samples: list[dict[str, Any]]) -> str:
 
 def _row(case: dict[str, Any]) -> str:
     ours = case["samples"]["ours"]
-    others = [(way, samples) for way, samples in case["samples"].items() if way != "ours"]
-    against = ", ".join(f"{way} {_shown(samples)}" for way, samples in others)
+    others = [(label, samples) for label, samples in case["samples"].items() if label != "ours"]
+    baseline = ", ".join(f"{label} {_format(samples)}" for label, samples in others)
     ratio = ", ".join(f"{_median(ours) / _median(samples):.2f}" for _, samples in others)
     limits = []
     if case["limit"]:
@@ -91,13 +93,13 @@ def _row(case: dict[str, Any]) -> str:
         limits.append(size(case["limit_bytes"]))
         memory = size(max(s["peak_bytes"] for s in ours))
     return (
-        f"| {case['name']}: {case['description']} | {against} | {_shown(ours)} |"
+        f"| {case['name']}: {case['description']} | {baseline} | {_format(ours)} |"
         f" {ratio} | {memory} | {', '.join(limits)} |"
     )
 
 
 def _runs(result: dict[str, Any]) -> str:
-    """The tables of `invoke benchmark`: of each comparison the newest numbers of each case."""
+    """The tables of `invoke benchmark`: the newest figures of each case and comparison."""
     merged: dict[Any, dict[str, Any]] = {}
     for run in result["runs"]:
         for counted in (False, True):
@@ -109,15 +111,15 @@ def _runs(result: dict[str, Any]) -> str:
             key = (json.dumps([run["binaries"], run["host"]]), counted)
             known = merged.get(key, {"cases": []})["cases"]
             names = {case["name"] for case in cases}
-            kept = [case for case in known if case["name"] not in names]
+            retained = [case for case in known if case["name"] not in names]
             if cases:
-                merged[key] = {**run, "cases": sorted([*kept, *cases], key=_declared)}
+                merged[key] = {**run, "cases": sorted([*retained, *cases], key=_declared)}
     return "\n".join(map(_run, merged.values()))
 
 
 def _declared(case: dict[str, Any]) -> tuple[int, str]:
-    """Where a case stands among those that are declared."""
-    names = [one.name for one in declaration.load()]
+    """The position of a case in the declaration."""
+    names = [one.name for one in definitions.load()]
     name = case["name"]
     return (names.index(name) if name in names else len(names), name)
 
@@ -125,7 +127,7 @@ def _declared(case: dict[str, Any]) -> tuple[int, str]:
 def _run(run: dict[str, Any]) -> str:
     labels = [one["label"] for one in run["binaries"]]
     rows = [
-        f"| {' | '.join([row.case, row.metric, *row.values, *row.told, str(row.count)])} |"
+        f"| {' | '.join([row.case, row.metric, *row.values, *row.verdict, str(row.count)])} |"
         for row in records.rows(run)
     ]
     skipped = [
@@ -133,15 +135,15 @@ def _run(run: dict[str, Any]) -> str:
         for case in run["cases"]
         if "skipped" in case
     ]
-    header = ["case", "what", *labels, "ratio", "ours takes", "runs"]
+    header = ["case", "metric", *labels, "ratio", "ours takes", "runs"]
     host = run["host"]
     return "\n".join(
         [
-            f"## {' against '.join(labels)}: {host['execution']}",
+            f"## {' baseline '.join(labels)}: {host['execution']}",
             "",
             f"{run['date'][:10]}, on {host['cpus']} x {host['cpu']}, linux/{host['arch']},"
             f" {size(host['memory_bytes'])}, {host['distribution']}, {host['kernel']},"
-            f" load {run['load']} before it began; "
+            f" load {run['load']} before the run; "
             + ", ".join(
                 f"{one['label']} {one['version']} sha256 {list(one['sha256'].values())[-1][:12]}"
                 for one in run["binaries"]
@@ -158,7 +160,7 @@ def _run(run: dict[str, Any]) -> str:
 
 
 def section(result: dict[str, Any]) -> str:
-    """The table of one result."""
+    """The section of one result."""
     if "runs" in result:
         return _runs(result)
     host = result["host"]
@@ -169,7 +171,7 @@ def section(result: dict[str, Any]) -> str:
         f"{result['date']}, on {host['cpus']} x {host['cpu']}, linux/{host['arch']},"
         f" {size(host['memory_bytes'])}, {host['distribution']}, {host['kernel']}.",
         "",
-        "| case | against | ours | ratio | our memory | at most |",
+        "| case | baseline | ours | ratio | our memory | limit |",
         "| --- | --- | --- | --- | --- | --- |",
         *(_row(case) for case in result["cases"]),
     ]
@@ -177,9 +179,9 @@ def section(result: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    """The page, of all results that are kept."""
+    """The page with all results."""
     results = [json.loads(path.read_text()) for path in sorted(Path(RESULTS).glob("*.json"))]
-    return "\n".join([INTRODUCTION, FOUND.read_text(), *map(section, results)])
+    return "\n".join([INTRODUCTION, FINDINGS.read_text(), *map(section, results)])
 
 
 def main() -> None:

@@ -1,298 +1,114 @@
-"""`invoke doctor`: what each phase needs of this machine, and whether it is there.
-
-A check looks and tells; it never changes anything. What can be mended names
-the Debian packages that mend it, and :func:`main` installs them. What all phases need is looked
-at here; what one needs, in its package's module `needs`.
-"""
+"""`invoke doctor`: check this machine for each phase, and print verdicts and fixes."""
 
 from __future__ import annotations
 
-import platform
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import apt, binfmt, host, pins, process
-from .arch import Architecture, Platform
-from .console import Status, confirm, emit_json, say, table
-from .errors import DoctorError, Failure, MissingRequirementError, UsageError
+# Each module registers its checks, which run in this order.
+# isort: off
+from .binaries import doctor_checks as _binaries  # noqa: F401
+from .image import doctor_checks as _image  # noqa: F401
+from .validation import doctor_checks as _validation  # noqa: F401
+from .release import doctor_checks as _automation  # noqa: F401
+from .machine import doctor_checks as _machine  # noqa: F401
+from .testing import doctor_checks as _testing  # noqa: F401
 
+# isort: on
+from .core.console import Status, emit_json, log, table
+from .core.errors import DoctorError, UsageError
+from .system.checks import CheckResult, DoctorFinding, Phase, apply_fixes, examine
 
-class Phase(StrEnum):
-    """The phases, as `--phase` takes them; and `machine`, which stands in for a board."""
-
-    BINARIES = "binaries"
-    IMAGE = "image"
-    VALIDATION = "validation"
-    AUTOMATION = "automation"
-    MACHINE = "machine"
+#: The phases without `--phase`: not every user needs an emulated machine or runs our tests.
+DEFAULT_PHASES = (Phase.BINARIES, Phase.IMAGE, Phase.VALIDATION, Phase.AUTOMATION)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a check saw.
+class Verdict:
+    """The readiness of this machine for a phase.
 
     Args:
-        status: how bad it is.
-        detail: what was seen.
-        fix: how to mend it.
-        package: the Debian package that mends it, if one does, or several with spaces between.
-        commands: what mends it as root, once packages are there.
+        phase: the phase.
+        failed: names of the checks that are FAIL.
+        warned: names of the checks that are WARN.
     """
 
-    status: Status
-    detail: str
-    fix: str = ""
-    package: str = ""
-    commands: tuple[tuple[str, ...], ...] = ()
+    phase: Phase
+    failed: tuple[str, ...]
+    warned: tuple[str, ...]
 
+    @classmethod
+    def of(cls, phase: Phase, findings: Iterable[DoctorFinding]) -> Verdict:
+        """The verdict for a phase."""
+        own = [one for one in findings if phase in one.check.phases]
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that phases need.
+        def names(status: Status) -> tuple[str, ...]:
+            return tuple(one.check.name for one in own if one.seen.status is status)
 
-    Args:
-        name: what is looked at.
-        phases: who needs it.
-        why: why it matters.
-        look: looks at it.
-    """
-
-    name: str
-    phases: frozenset[Phase]
-    why: str
-    look: Callable[[], Seen]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A check and what it saw."""
-
-    check: Check
-    seen: Seen
+        return cls(phase, names(Status.FAIL), names(Status.WARN))
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The record for `--json`, with the keys of a finding."""
+        status = Status.FAIL if self.failed else Status.WARN if self.warned else Status.OK
+        detail = f"not ready: {', '.join(self.failed)}" if self.failed else "ready"
+        problems = ", ".join((*self.failed, *self.warned))
         return {
-            "name": self.check.name,
-            "phases": sorted(self.check.phases),
-            "why": self.check.why,
-            **asdict(self.seen),
+            "kind": "verdict",
+            "name": str(self.phase),
+            "phases": [str(self.phase)],
+            "why": "A phase works when none of its checks is FAIL.",
+            **asdict(CheckResult(status, detail, f"see the checks {problems}" if problems else "")),
         }
 
 
-CHECKS: list[Check] = []
-
-
-def check(
-    name: str, why: str, *phases: Phase
-) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
-    """Register a check.
+def main(phase: str, *, fix: bool, yes: bool, json: bool) -> None:
+    """Run the checks, and print the result.
 
     Args:
-        name: what is looked at; where phases have the same, it is looked at once.
-        why: why it matters.
-        phases: who needs it.
-    """
-
-    def register(look: Callable[[], Seen]) -> Callable[[], Seen]:
-        CHECKS.append(Check(name, frozenset(phases), why, look))
-        return look
-
-    return register
-
-
-def ok(detail: str) -> Seen:
-    """Nothing is wrong."""
-    return Seen(Status.OK, detail)
-
-
-def tool(command: str, severity: Status, otherwise: str = "") -> Seen:
-    """Look at a command, and at the first line of what it says of its version.
-
-    Args:
-        command: its name.
-        severity: how bad it is when it is not there.
-        otherwise: how to mend that, where it takes more than its package.
-    """
-    if process.which(command) is None:
-        package = apt.PACKAGES[command]
-        return Seen(severity, "not installed", otherwise or f"apt-get install {package}", package)
-    answer = process.probe([command, "--version"])
-    return ok(answer.stdout.strip().partition("\n")[0] if answer.ok else "installed")
-
-
-def emulators(platforms: Sequence[Platform], severity: Status) -> Seen:
-    """Look whether programs of these platforms run here, in any root directory.
-
-    Args:
-        platforms: all of them are to run.
-        severity: how bad it is when one does not.
-    """
-    missing = [one for one in platforms if not binfmt.runs(one)]
-    if not missing:
-        return ok(f"programs run for {', '.join(platforms)}")
-    detail = f"no emulator is registered that works in any root directory for {', '.join(missing)}"
-    installed = [one for one in missing if binfmt.is_installed(one)]
-    if not installed:
-        return Seen(severity, detail, f"apt-get install {binfmt.PACKAGE}", binfmt.PACKAGE)
-    commands = [binfmt.register(one) for one in installed]
-    if not binfmt.is_mounted():
-        commands.insert(0, binfmt.mount())
-    return Seen(
-        severity, detail,
-        "`invoke doctor --fix` with this phase registers them; so does: systemctl restart systemd-binfmt",
-        commands=tuple(commands),
-    )  # fmt: skip
-
-
-@check("architecture", "Binaries are compiled on the architecture they are for.", *Phase)
-def _architecture() -> Seen:
-    try:
-        arch = Architecture.from_uname(platform.machine())
-    except Failure as error:
-        return Seen(Status.FAIL, error.brief, error.hint)
-    how = f"{arch}, {host.execution()}"
-    if host.execution() is host.Execution.QEMU_USER:
-        return Seen(
-            Status.WARN, how,
-            "Go programs may hang under qemu-user (golang/go#70329): use a riscv64 machine",
-        )  # fmt: skip
-    if arch is not Architecture.RISCV64:
-        return Seen(Status.OK, f"{how}: development builds only; riscv64 is what is released")
-    return ok(how)
-
-
-@check("clock", "Certificates and signatures are refused before their time.", *Phase)
-def _clock() -> Seen:
-    now, made = datetime.now(UTC), pins.load().time
-    if now < made:
-        return Seen(
-            Status.FAIL, f"it says {now:%Y-%m-%d %H:%M} UTC, and what is pinned was made later",
-            "timedatectl set-ntp true; a board without a battery starts in the past",
-        )  # fmt: skip
-    return ok(f"{now:%Y-%m-%d %H:%M} UTC")
-
-
-@check("python", "The tasks are written for it.", *Phase)
-def _python() -> Seen:
-    return ok(f"{platform.python_version()} in {sys.prefix}")
-
-
-def needed(phases: Iterable[Phase]) -> list[Check]:
-    """The checks that phases need; of several with one name the first, for all of them."""
-    # Each registers its own, in the order in which they are looked at.
-    # isort: off
-    from .binaries import needs as _binaries  # noqa: F401
-    from .image import needs as _image  # noqa: F401
-    from .validation import needs as _validation  # noqa: F401
-    from .automation import needs as _automation  # noqa: F401
-    from .machine import needs as _machine  # noqa: F401
-    # isort: on
-
-    wanted = frozenset(phases)
-    found: dict[str, Check] = {}
-    for one in CHECKS:
-        if one.phases & wanted:
-            first = found.setdefault(one.name, one)
-            found[one.name] = replace(first, phases=first.phases | one.phases)
-    return list(found.values())
-
-
-def examine(phases: Iterable[Phase]) -> Iterator[Finding]:
-    """Look at everything that phases need."""
-    for one in needed(phases):
-        try:
-            yield Finding(one, one.look())
-        except Failure as error:
-            yield Finding(one, Seen(Status.FAIL, error.brief, error.hint))
-        except OSError as error:
-            yield Finding(one, Seen(Status.WARN, f"cannot be found out: {error}"))
-
-
-def provide_emulators(*, yes: bool) -> None:
-    """Have emulators of other platforms installed and registered, each after a question.
-
-    One that is not registered since the answer was no is what the scenarios then tell.
-
-    Raises:
-        MissingRequirementError: none is installed and the answer was no, or it failed.
-    """
-    foreign = [one for one in Platform if one is not Platform.here()]
-    if not any(map(binfmt.is_installed, foreign)):
-        apt.have("emulators of other platforms", [binfmt.PACKAGE], yes=yes)
-    seen = emulators(foreign, Status.WARN)
-    if not seen.commands:
-        return
-    say(seen.detail)
-    if confirm("Register them with the kernel?", yes=yes):
-        _run(seen.commands)
-
-
-def _run(commands: Iterable[Sequence[str]], *, dry: bool = False) -> None:
-    for command in commands:
-        process.run([*process.as_root(), *command], dry=dry, error=MissingRequirementError)
-
-
-def mend(phases: Iterable[Phase], *, yes: bool, dry: bool = False) -> list[Finding]:
-    """Install what phases lack, and run what mends the rest.
-
-    Args:
-        phases: they are to have what they need.
-        yes: do not ask.
-        dry: only say what would run.
-
-    Returns:
-        What is found afterwards.
-
-    Raises:
-        MissingRequirementError: something could not be installed.
-    """
-    phases = list(phases)
-    findings = list(examine(phases))
-    packages = sorted({name for f in findings for name in f.seen.package.split()})
-    if packages and apt.install(packages, yes=yes, dry=dry):
-        findings = list(examine(phases))
-    commands = [command for f in findings for command in f.seen.commands]
-    _run(commands, dry=dry)
-    return list(examine(phases)) if commands else findings
-
-
-def main(phase: str, *, fix: bool, yes: bool, json: bool, dry: bool) -> None:
-    """`invoke doctor`.
-
-    Args:
-        phase: only what this one needs; all when empty, but for the emulated machine.
-        fix: mend what can be mended first.
-        yes: do not ask about that.
-        json: tell it for scripts.
-        dry: only say how it would be mended.
+        phase: the phase to check; :data:`DEFAULT_PHASES` when empty.
+        fix: first fix the problems that can be fixed.
+        yes: fix them without asking.
+        json: print JSON: verdicts, then findings.
 
     Raises:
         UsageError: there is no such phase.
-        DoctorError: something is FAIL.
+        DoctorError: a check failed.
     """
     if phase and phase not in list(Phase):
         raise UsageError(f"--phase {phase}: no such phase", f"one of: {', '.join(Phase)}")
-    # The emulated machine is for those who have no board, and asked for.
-    phases = [Phase(phase)] if phase else [one for one in Phase if one is not Phase.MACHINE]
-    findings = mend(phases, yes=yes, dry=dry) if fix else list(examine(phases))
+    phases = [Phase(phase)] if phase else DEFAULT_PHASES
+    findings = apply_fixes(phases, yes=yes) if fix else list(examine(phases))
+    verdicts = [Verdict.of(one, findings) for one in phases]
     if json:
-        emit_json([finding.as_json() for finding in findings])
+        emit_json([*(v.as_json() for v in verdicts), *(f.as_json() for f in findings)])
     else:
-        rows = [(f.check.name, str(f.seen.status), f.seen.detail) for f in findings]
-        table(("what", "", "seen"), rows)
-        for finding in findings:
-            if finding.seen.status is not Status.OK:
-                say(f"{finding.seen.status} {finding.check.name}: {finding.seen.detail}")
-                say(f"  why: {finding.check.why}")
-                say(f"  fix: {finding.seen.fix}")
+        _show(verdicts, findings)
     failed = [f.check.name for f in findings if f.seen.status is Status.FAIL]
     if failed:
         raise DoctorError(
             f"this machine is not ready: {', '.join(failed)}",
-            "mend it as said above, or run `invoke doctor --fix`",
+            "see the fixes above; `invoke doctor --fix` applies some of them",
         )
+
+
+def _show(verdicts: Iterable[Verdict], findings: Sequence[DoctorFinding]) -> None:
+    """Print the verdicts, then each problem with its fix, then the other checks."""
+    ready: dict[bool, list[str]] = {}
+    for verdict in verdicts:
+        ready.setdefault(not verdict.failed, []).append(verdict.phase)
+    for good, text in ((True, "ready for"), (False, "not ready for")):
+        if good in ready:
+            log(f"{text}: {', '.join(ready[good])}")
+    log()
+    for status in (Status.FAIL, Status.WARN):
+        for finding in findings:
+            if finding.seen.status is status:
+                log(f"{status} {finding.check.name}: {finding.seen.detail}")
+                log(f"  why: {finding.check.why}")
+                log(f"  fix: {finding.seen.fix}")
+    log()
+    table(
+        ("check", "", "found"),
+        [(f.check.name, Status.OK, f.seen.detail) for f in findings if f.seen.status is Status.OK],
+    )

@@ -1,12 +1,12 @@
 # BuildKit's image and its rootless variant; `invoke build-image` builds them.
 #
-#   base       where packages are unpacked: debian:trixie-slim, or a root file system
-#              made of the packages in packages/tools; nothing of it gets into the image
-#   packages   the .deb files of packages/root and packages/rootless, and lists of them
+#   base       unpacks packages: debian:trixie-slim, or a root file system with the
+#              packages in packages/tools; nothing of it enters the image
+#   packages   .deb files of packages/root and packages/rootless, and lists of them
 #   binaries   buildkitd and buildctl, natively compiled and checked
 #
-# No step has a network, and no package's own scripts run: what goes in is in
-# these folders, and the same goes in the next time.
+# No step has network access or runs scripts of packages: these directories are
+# the only input, and the same input gives the same image.
 
 FROM base AS unpacked
 RUN --network=none \
@@ -14,8 +14,8 @@ RUN --network=none \
     --mount=type=bind,from=packages,target=/packages \
     /lists/unpack /packages/root /image && /lists/complete /image
 
-# Debian has newuidmap setuid; it would need CAP_SYS_ADMIN to work so, which docker
-# does not grant. With this capability of its file it does not.
+# Debian's setuid newuidmap would need CAP_SYS_ADMIN, which docker does not
+# grant. A file capability works without it.
 FROM base AS unpacked-rootless
 RUN --network=none \
     --mount=type=bind,source=packages,target=/lists \
@@ -29,15 +29,15 @@ RUN --network=none \
     && install -d -o 1000 -g 1000 home/user home/user/.local home/user/.local/share \
         home/user/.local/share/buildkit home/user/.local/tmp
 
-# What a checkout's files may differ in is who may write them: that depends on the umask
-# of whoever cloned it, and Debian has changed its own.
+# A checkout's file modes depend on the umask of the user who cloned it, and
+# Debian's default has changed.
 FROM scratch AS configuration
-# COPY would give the folder that mode too.
+# COPY would also set the directory's mode.
 WORKDIR /etc
 COPY --chmod=644 common/etc/* /etc/
 COPY --chmod=755 common/usr/bin/* /usr/bin/
 
-# What changes least comes first.
+# The most stable layer comes first.
 FROM scratch AS common
 COPY --from=unpacked /image /
 COPY --from=binaries --chmod=755 buildctl buildkitd /usr/bin/
@@ -55,20 +55,20 @@ LABEL org.opencontainers.image.title="$TITLE" \
       org.opencontainers.image.created="$CREATED" \
       org.opencontainers.image.source="$SOURCE" \
       org.opencontainers.image.licenses="Apache-2.0"
-# -s: under the init of an engine tini is not process 1, and must be told to adopt orphans.
+# -s: under the init of an engine tini is not process 1, and needs the option to adopt orphans.
 ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"]
 HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --start-interval=2s \
     CMD ["buildctl", "debug", "workers"]
 
 FROM common AS root
-# The daemon moves itself out of the cgroup that builds get theirs below.
+# The daemon leaves the cgroup above those of builds.
 ENV BUILDKIT_SETUP_CGROUPV2_ROOT=1
 VOLUME /var/lib/buildkit
 
 FROM common AS rootless
 COPY --from=unpacked-rootless /image /
 COPY --chmod=644 rootless/etc/* /etc/
-# A number: Kubernetes checks runAsNonRoot by it.
+# A number, which Kubernetes needs for runAsNonRoot.
 USER 1000:1000
 ENV HOME=/home/user USER=user
 ENV XDG_RUNTIME_DIR=/run/user/1000 TMPDIR=/home/user/.local/tmp

@@ -9,7 +9,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 import reference  # noqa: E402 - it is beside this file
 
-from buildkit_riscv64 import pins  # noqa: E402
+from buildkit_riscv64.core import pins  # noqa: E402
 
 project = "buildkit-riscv64"
 author = "the engineers of buildkit-riscv64"

@@ -10,16 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from invoke.parser import Argument
-
 import tasks
-from buildkit_riscv64 import config
+from buildkit_riscv64 import program
+from buildkit_riscv64.core import config
+from buildkit_riscv64.examples import EXAMPLES
 
 COMMANDS = """\
 # Command reference
 
-Made from the code, and the same as `invoke TASK --help`. `invoke --list` names all
-tasks; `invoke --dry TASK` says what a task would do, and does nothing.
+Made from the code, and the same as `invoke TASK --help`. `invoke` without arguments shows the
+tasks by phase, and `nox` its sessions.
+
+- `-y` is `--yes` and `-h` is `--help`; no other flag has a short form.
+- `--json` prints one JSON document on stdout, also when the task fails before it has a result:
+  `{"error": …, "fix": …, "code": …}`. Everything else is on stderr.
+- A wrong task, flag or value ends with [exit code 2](../exit-codes.md).
+- Long tasks say beforehand how long they usually take on this machine, and meanwhile what is
+  left. The durations of the last runs are in `durations.json` in the cache directory; until a
+  task has run here, the estimate is a recorded duration, scaled to this machine.
+
+`invoke --dry TASK` prints what a task would do, and changes nothing: the commands that it would
+run, the files that it would write or delete, the packages that it would install. It reads files,
+asks programs for their versions, and sends GET requests. It writes in temporary directories
+alone, which it removes; it starts no build, container or machine. Each task says below what it
+changes. Where the rest depends on a change, as on Go that is not here yet, a dry run says so and
+ends. It ends with exit code 0, or with the error that the task itself would end with before it
+changes anything.
 
 With the environment of `.venv` active, `source <(invoke --print-completion-script bash)` has
 names and flags completed.
@@ -29,17 +45,10 @@ CONFIGURATION = """\
 # Configuration
 
 Flags beat environment variables, those beat `invoke.yaml` in the checkout, that beats the
-defaults. A wrong key or type is told before anything starts. Each key in `invoke.yaml`, with
+defaults. A wrong key or type is reported before anything starts. Each key in `invoke.yaml`, with
 its variable:
 
 """
-
-
-def _flag(argument: Argument) -> str:
-    """As it is typed."""
-    names = sorted((f"--{n}" if len(n) > 1 else f"-{n}" for n in argument.names), key=len)
-    value = "" if argument.kind is bool else f" {argument.kind.__name__.upper()}"
-    return ", ".join(f"`{name}{value if name.startswith('--') else ''}`" for name in names)
 
 
 def _text(said: str) -> str:
@@ -51,12 +60,15 @@ def _task(name: str, task: Any) -> Iterator[str]:
     yield f"## {name}\n"
     yield _text(textwrap.dedent(inspect.getdoc(task.body) or "")) + "\n"
     arguments = task.get_arguments()
+    yield f"```text\n{program.usage(name, arguments)}\n```\n"
     if arguments:
         yield "| flag | what |\n| --- | --- |"
         for one in arguments:
-            what = _text(one.help or "").replace("|", "\\|")
-            yield f"| {_flag(one)} | {what} |"
+            typed = one.name.upper() if one.positional else program.flag_names(one)
+            what = _text(program.flag_help(one)).replace("|", "\\|")
+            yield f"| `{typed}` | {what} |"
         yield ""
+    yield "```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n"
 
 
 def commands() -> str:
@@ -67,7 +79,9 @@ def commands() -> str:
     return "\n".join(lines)
 
 
-def _keys(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:  # fmt: skip
+def _keys(
+    values: dict[str, Any], prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from _keys(value, (*prefix, key))
@@ -108,7 +122,7 @@ def configuration() -> str:
 
 
 def write(folder: Path) -> None:
-    """Write the pages, where they differ from what is there: then nothing is read anew."""
+    """Write the pages, only where they differ: sphinx reads unchanged pages from its cache."""
     folder.mkdir(exist_ok=True)
     for name, text in {"commands": commands(), "configuration": configuration()}.items():
         path = folder / f"{name}.md"

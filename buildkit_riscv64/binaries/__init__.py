@@ -1,7 +1,6 @@
-"""Phase 1: buildkitd and buildctl, compiled on the machine that they are for.
+"""Phase 1: build buildkitd and buildctl natively.
 
-:mod:`.source` finds upstream and :mod:`.toolchain` Go; :mod:`.compile` runs it;
-:mod:`.build` makes of that the artifacts, :mod:`.check` looks at them,
-:mod:`.verify` compiles them once more to compare. What they run comes with
-:mod:`.bundle`.
+:mod:`.source` finds upstream's source, :mod:`.toolchain` finds Go, :mod:`.compile` runs it,
+:mod:`.build` publishes the artifacts, :mod:`.check` checks them, :mod:`.verify` compiles them
+again and compares, :mod:`.bundle` adds the programs that the commands run.
 """

@@ -1,4 +1,4 @@
-"""`invoke build-binaries`: from upstream's source to a finished folder in `dist/`."""
+"""`invoke build-binaries`: build and publish the binaries in `dist/`."""
 
 from __future__ import annotations
 
@@ -12,112 +12,128 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from .. import digests, dist, host, pins, project, storage, timestamps
-from ..arch import Target
-from ..console import say, step
-from ..errors import BuildError, UsageError
+from ..core import (
+    cache_keys,
+    dist,
+    dry_run,
+    durations,
+    filesystem,
+    host,
+    pins,
+    process,
+    project,
+    timestamps,
+    values,
+)
+from ..core.arch import Target
+from ..core.console import log, step
+from ..core.errors import BuildError, UsageError
+from ..system import host_checks
 from . import bundle as bundles
+from . import c_toolchain, pgo, toolchain
+from . import compile as compiler
 from . import source as sources
+from .pgo import Profile
 from .tarball import pack
-
-if TYPE_CHECKING:
-    from .pgo import Profile
-    from .toolchain import Go
+from .toolchain import Go
 
 T = TypeVar("T")
 
-#: Changes whenever this code would make something else of the same inputs.
+#: Increase when the same inputs would give different output.
 RECIPE = 2
-#: What a build writes below `dist/`, at most, and Go's temporary files there.
+#: Upper bound of what a build writes below `dist/`, with Go's temporary files.
 NEEDED_BYTES = 600 << 20
 
 
-class Via(StrEnum):
-    """Who compiles."""
+class BuildMethod(StrEnum):
+    """The compiler that runs: the pinned Go, or upstream's `make binaries` in docker."""
 
     GO = "go"
     MAKE = "make"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `invoke build-binaries` was asked.
+class BuildOptions:
+    """Options of `invoke build-binaries`.
 
     Args:
         source: `auto`, `submodule`, `module` or a path.
         goriscv64: a RISC-V profile above the default; empty for the default.
         allow_dirty: build a checkout that differs from its commit.
-        via: who compiles.
+        method: how to compile.
         pgo: a profile for the compiler; empty for none.
-        bundle: what the commands run too.
+        bundle: also build the programs that the commands run.
         force: build even if nothing changed.
-        yes: install what is missing without asking.
-        dry: only say what would be done.
+        yes: install missing packages without asking.
     """
 
     source: str = "auto"
     goriscv64: str = ""
     allow_dirty: bool = False
-    via: Via = Via.GO
+    method: BuildMethod = BuildMethod.GO
     pgo: str = ""
     bundle: bool = False
     force: bool = False
     yes: bool = False
-    dry: bool = False
 
     @classmethod
-    def parse(cls, *, via: str, **others: Any) -> Options:
-        """Options as the command line has them.
+    def parse(cls, *, method: str, **others: Any) -> BuildOptions:
+        """Options from the command line.
 
         Raises:
-            UsageError: there is no such way to compile.
+            UsageError: unknown build method.
         """
-        if via not in list(Via):
-            raise UsageError(f"--via {via}: no such way to compile", f"one of: {', '.join(Via)}")
-        return cls(via=Via(via), **others)
+        if method not in list(BuildMethod):
+            raise UsageError(
+                f"--method {method}: no such build method", f"one of: {', '.join(BuildMethod)}"
+            )
+        return cls(method=BuildMethod(method), **others)
 
 
 def inputs(
     source: sources.Source,
     target: Target,
-    via: Via,
+    method: BuildMethod,
     pinned: pins.Pins,
     profile: Profile | None = None,
 ) -> str:
-    """The digest of everything that decides the output."""
-    from . import compile as compiler
-
+    """Cache key: a digest of everything that decides the output."""
     decisive = {
         "recipe": RECIPE,
         "source": [str(source.kind), source.state, source.version, source.revision],
         "target": target.name,
-        "via": str(via),
+        "via": str(method),
         "go": pinned.go_version,
         "flags": compiler.flags(source),
         **({"pgo": profile.sha256} if profile else {}),
     }
-    return digests.inputs(decisive)
+    return cache_keys.inputs(decisive)
 
 
 def _in_background(function: Callable[[], T]) -> concurrent.futures.Future[T]:
-    """Run beside the compiler, in a thread that cannot keep an interrupted run alive."""
+    """Run in a daemon thread, which does not keep an interrupted run alive."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def work() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is read
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
     return future
 
 
-def _tarball(stage: Path, name: str, binaries: list[dict[str, Any]], when: datetime,
-             previous: dist.Artifacts | None) -> None:  # fmt: skip
-    """Pack the binaries, or take over the tarball of the same binaries."""
+def _tarball(
+    stage: Path,
+    name: str,
+    binaries: list[dict[str, Any]],
+    when: datetime,
+    previous: dist.Artifacts | None,
+) -> None:
+    """Pack the binaries, or reuse the previous tarball if the binaries are the same."""
     if previous is not None and previous.unchanged():
         files = previous.files
         held = [files.get(dist.binary(program)) for program in previous.programs]
@@ -130,7 +146,7 @@ def _tarball(stage: Path, name: str, binaries: list[dict[str, Any]], when: datet
 def _head(
     source: sources.Source, go: Go, build: Mapping[str, Any], target: Target
 ) -> dict[str, Any]:
-    """What a manifest says of the commands, but for their files."""
+    """The manifest's entries for the commands, without the files."""
     return {
         "manifest_version": dist.MANIFEST_VERSION,
         "target": target.name,
@@ -161,14 +177,14 @@ def _describe(
     target: Target,
     previous: dist.Artifacts | None,
 ) -> None:
-    """Write everything that goes with the binaries: tarball, SBOMs, provenance, manifest, sums.
+    """Write tarball, SBOMs, provenance, manifest and checksums.
 
     Args:
-        stage: the folder that they are in.
-        head: the manifest, but for the files.
-        go: to read build information with.
-        target: what it is all for.
-        previous: what may have the same tarball.
+        stage: the directory with the binaries.
+        head: the manifest without the files.
+        go: the toolchain that reads build information.
+        target: the target of the binaries.
+        previous: artifacts whose tarball may be reused.
     """
     from . import provenance, sbom
     from .elf import read_build_info
@@ -200,23 +216,23 @@ def _describe(
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is asked for, of what it would be made, and what is there already.
+    """Options, resolved inputs, and the previous artifacts that can stay.
 
     Args:
-        options: what was asked.
-        source: upstream.
-        target: what it is for.
-        pinned: what is pinned.
-        profile: for the compiler.
-        inputs: the digest of what decides the commands.
-        parts: of the bundle, if it is asked for.
-        bundle_inputs: the digest of what decides them.
-        previous: the finished folder, if there is a usable one.
-        commands_stay: the commands in it are what would be made.
-        bundle_stays: so is its bundle, or none is asked for.
+        options: of the task.
+        source: upstream's source.
+        target: of the artifacts.
+        pinned: the pins.
+        profile: for the compiler, if any.
+        inputs: cache key of the commands.
+        parts: of the bundle; empty without `--bundle`.
+        bundle_inputs: cache key of the bundle.
+        previous: the published artifacts, if any.
+        commands_stay: the published commands are current.
+        bundle_stays: the published bundle is current, or no bundle is requested.
     """
 
-    options: Options
+    options: BuildOptions
     source: sources.Source
     target: Target
     pinned: pins.Pins
@@ -229,28 +245,34 @@ class _Plan:
     bundle_stays: bool
 
     @property
+    def step(self) -> str:
+        """The name of this step in :mod:`..core.durations`, by what is compiled."""
+        if self.commands_stay:
+            return "build-binaries: the bundle"
+        method = "" if self.options.method is BuildMethod.GO else " --method make"
+        return f"build-binaries{method}{'' if self.bundle_stays else ' --bundle'}"
+
+    @property
     def needed_bytes(self) -> int:
-        """What it takes below `dist/`, at most."""
+        """Upper bound of what this build writes below `dist/`."""
         return NEEDED_BYTES + (bundles.NEEDED_BYTES if self.parts else 0)
 
 
-def _plan(options: Options) -> _Plan:
-    """Find out what is to be done, and refuse what cannot be."""
-    from .toolchain import refuse_cross_compilation
-
-    refuse_cross_compilation()
+def _plan(options: BuildOptions) -> _Plan:
+    """Resolve the options, and refuse impossible ones."""
+    toolchain.refuse_cross_compilation()
     profile = _profile(options)
     target = Target.here(options.goriscv64, pgo=profile is not None)
     pinned = pins.load()
     source = sources.resolve(options.source, pinned, allow_dirty=options.allow_dirty)
-    if options.via is Via.MAKE:
+    if options.method is BuildMethod.MAKE:
         if options.bundle:
-            raise UsageError("--via make cannot make the bundle", "leave --bundle or --via out")
+            raise UsageError("--method make cannot build the bundle", "leave out --bundle")
         from . import make
 
         make.refuse_impossible(source, target)
     parts = bundles.parts(pinned) if options.bundle else []
-    digest = inputs(source, target, options.via, pinned, profile)
+    digest = inputs(source, target, options.method, pinned, profile)
     bundle_digest = bundles.inputs(parts, target, pinned)
     previous = dist.find(project.DIST / target.name)
     usable = None
@@ -265,40 +287,42 @@ def _plan(options: Options) -> _Plan:
     )  # fmt: skip
 
 
-def build(options: Options) -> dist.Outcome:
+def build(options: BuildOptions) -> dist.BuildResult:
     """Compile, check and publish the binaries for this machine.
 
     Raises:
-        Failure: whatever went wrong, as the class of what it was; `dist/` is
-            then as it was before.
+        Failure: the class tells the cause; `dist/` is unchanged.
     """
     started = time.time()
     plan = _plan(options)
     source, target, previous = plan.source, plan.target, plan.previous
     if plan.commands_stay and plan.bundle_stays:
-        if not options.dry:
+        if not dry_run.active():
             dist.sweep(target)
-        return dist.Outcome(previous, up_to_date=True, seconds=time.time() - started)
+        return dist.BuildResult(previous, up_to_date=True, seconds=time.time() - started)
 
-    say(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
+    log(f"BuildKit {source.version} for {target.name} from the {source.kind} {source.location}")
     if previous is not None and "bundle" in previous.manifest and not plan.parts:
-        say("note: the bundle that is there is not made anew without --bundle")
-    if options.dry:
-        _say_what_would_run(plan)
-        return dist.Outcome(None, up_to_date=False, seconds=time.time() - started)
+        log("note: the existing bundle is kept; --bundle rebuilds it")
+    if dry_run.active():
+        _log_plan(plan)
+        return dist.BuildResult(None, up_to_date=False, seconds=time.time() - started)
     if not plan.bundle_stays:
-        from . import cc
-
-        cc.provide(yes=options.yes)
-    storage.require_space(project.DIST, plan.needed_bytes, "a build needs")
-    with dist.lock(target), dist.staging(target) as stage:
+        c_toolchain.ensure_installed(yes=options.yes)
+    host_checks.require_exec(project.DIST)
+    filesystem.require_space(project.DIST, plan.needed_bytes, "a build needs")
+    with (
+        dist.lock(target),
+        dist.staging(target) as stage,
+        durations.announced("the build", plan.step),
+    ):
         try:
             (stage / "bin").mkdir()
             head, go = _commands(plan, stage, started)
             if plan.parts:
                 head["bundle"] = _bundle(plan, stage, go)
-            say("packing and describing")
-            # Another recipe may pack the same binaries otherwise.
+            log("writing tarball, SBOMs, provenance and manifest")
+            # Another recipe may pack the same binaries differently.
             same = previous if previous is not None and previous.inputs == plan.inputs else None
             _describe(stage, head, go, target, same)
             from .check import require_good
@@ -306,22 +330,22 @@ def build(options: Options) -> dist.Outcome:
             require_good(stage, target, go)
             artifacts = dist.publish(stage, target)
         except OSError as error:
-            raise storage.failure(error, stage) from error
-    return dist.Outcome(artifacts, up_to_date=False, seconds=time.time() - started)
+            raise filesystem.failure(error, stage) from error
+    return dist.BuildResult(artifacts, up_to_date=False, seconds=time.time() - started)
 
 
-def _take_over(
+def _reuse(
     previous: dist.Artifacts | None, stage: Path, names: Sequence[str]
 ) -> Mapping[str, Any] | None:
-    """Have files of the finished folder in the stage, if they are what its manifest says.
+    """Link published files into the stage if their checksums match the manifest.
 
     Returns:
-        That manifest; None where they are not.
+        The manifest; None if a file differs.
     """
     if previous is None:
         return None
     files = previous.files
-    if any(storage.sha256(previous.path / name) != files[name]["sha256"] for name in names):
+    if any(filesystem.sha256(previous.path / name) != files[name]["sha256"] for name in names):
         return None
     for name in names:
         (stage / name).hardlink_to(previous.path / name)
@@ -329,24 +353,22 @@ def _take_over(
 
 
 def _commands(plan: _Plan, stage: Path, started: float) -> tuple[dict[str, Any], Go]:
-    """Put the commands into the stage: those that are there, or compiled.
+    """Put the commands into the stage: the published ones if current, else compiled.
 
     Returns:
-        What a manifest says of them, and the Go to read them with.
+        The manifest's entries for them, and the Go that reads them.
     """
-    from . import toolchain
-
     profile = plan.profile
     names = [*map(dist.binary, dist.COMMANDS), *([dist.PROFILE] if profile else [])]
-    if plan.commands_stay and (manifest := _take_over(plan.previous, stage, names)):
-        say(f"{' and '.join(dist.COMMANDS)} stay as they are")
+    if plan.commands_stay and (manifest := _reuse(plan.previous, stage, names)):
+        log(f"{' and '.join(dist.COMMANDS)} are up to date")
         head = {key: value for key, value in manifest.items() if key not in {"files", "bundle"}}
         return head, toolchain.ensure(plan.pinned)
     if profile:
         (stage / dist.PROFILE).write_bytes(profile.content)
     go, flags, environment = _compile(plan, stage)
     record = {
-        "via": str(plan.options.via),
+        "via": str(plan.options.method),
         "flags": flags,
         "environment": environment,
         **({"pgo": profile.sha256} if profile else {}),
@@ -357,7 +379,7 @@ def _commands(plan: _Plan, stage: Path, started: float) -> tuple[dict[str, Any],
 
 
 def _timed(started: float) -> dict[str, Any]:
-    """For a manifest: from then until now."""
+    """Start, end and duration for a manifest."""
     finished = time.time()
     return {
         "started": timestamps.utc(started),
@@ -366,67 +388,79 @@ def _timed(started: float) -> dict[str, Any]:
     }
 
 
-def _profile(options: Options) -> Profile | None:
-    """The profile that was asked for.
+def _profile(options: BuildOptions) -> Profile | None:
+    """The requested profile.
 
     Raises:
-        UsageError: it is none, or upstream's Makefile is to compile.
+        UsageError: invalid profile, or `--method make`.
     """
     if not options.pgo:
         return None
-    if options.via is Via.MAKE:
-        raise UsageError("--via make cannot compile with a profile", "leave --pgo or --via out")
-    from . import pgo
-
-    return pgo.read(Path(options.pgo).expanduser())
+    if options.method is BuildMethod.MAKE:
+        raise UsageError("--method make cannot use a profile", "leave out --pgo")
+    return pgo.read(values.path("--pgo", options.pgo))
 
 
-def _say_what_would_run(plan: _Plan) -> None:
-    from . import cc
-    from . import compile as compiler
-
-    options, source, level = plan.options, plan.source, plan.target.go_level()
-    if not plan.bundle_stays and (lacking := cc.missing()):
-        say(f"would install: {', '.join(sorted(lacking.values()))}")
+def _log_plan(plan: _Plan) -> None:
+    options, source = plan.options, plan.source
+    if not plan.bundle_stays and (lacking := c_toolchain.missing()):
+        log(f"would install: {', '.join(sorted(lacking.values()))}")
     if plan.commands_stay:
-        say(f"{' and '.join(dist.COMMANDS)} would stay as they are")
-    elif options.via is Via.MAKE:
-        _say_command(["make", "binaries"], source.directory, plan.pinned)
+        log(f"{' and '.join(dist.COMMANDS)} are up to date")
+    elif options.method is BuildMethod.MAKE:
+        _log_command(["make", "binaries"], source.directory, plan.pinned)
     else:
-        build = [*compiler.flags(source, options.pgo), *source.packages]
-        _say_command([*_assigned(level), "go", "build", *build], source.directory, plan.pinned)
+        log_compilation(source, plan.target.go_level(), plan.pinned, options.pgo)
     for part in plan.parts if not plan.bundle_stays else ():
-        variables = _assigned(part.environment(plan.target))
-        build = [*part.flags, *part.job.packages]
-        _say_command([*variables, "go", "build", *build], part.directory, plan.pinned)
-    say(f"would then check the result and publish it in {storage.shown(dist.folder(plan.target))}/")
+        log_part(part, plan.target, plan.pinned)
+    log(
+        f"would then check the result and publish it in {filesystem.display_path(dist.directory(plan.target))}/"
+    )
+
+
+def log_compilation(
+    source: sources.Source, extra: Mapping[str, str], pinned: pins.Pins, profile: str = ""
+) -> None:
+    """Print the command that compiles the commands.
+
+    Args:
+        source: upstream.
+        extra: variables of go's environment.
+        pinned: what is pinned.
+        profile: the file for `-pgo`.
+    """
+    build = ["go", "build", *compiler.flags(source, profile), *source.packages]
+    _log_command([*_assigned(extra), *build], source.directory, pinned)
+
+
+def log_part(
+    part: bundles.Part, target: Target, pinned: pins.Pins, extra: Mapping[str, str] | None = None
+) -> None:
+    """Print the command that compiles a part of the bundle; arguments as above."""
+    variables = _assigned({**part.environment(target), **(extra or {})})
+    build = ["go", "build", *part.flags, *part.job.packages]
+    _log_command([*variables, *build], part.directory, pinned)
 
 
 def _assigned(variables: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in variables.items()]
 
 
-def _say_command(command: Sequence[str], directory: Path, pinned: pins.Pins) -> None:
-    from .. import process
-
-    say(f"would run, with {pinned.go_version} in {storage.shown(directory)}:")
-    say(f"  {process.show(command)}")
+def _log_command(command: Sequence[str], directory: Path, pinned: pins.Pins) -> None:
+    log(f"would run, with {pinned.go_version} in {filesystem.display_path(directory)}:")
+    log(f"  {process.show(command)}")
 
 
 def _compile(plan: _Plan, stage: Path) -> tuple[Go, list[str], dict[str, str]]:
-    """Put the commands into the stage's `bin/`; say with which Go, flags and environment."""
-    from . import toolchain
-
+    """Compile the commands into the stage's `bin/`; return Go, flags and environment."""
     source, target = plan.source, plan.target
     with _scratch(stage) as scratch:
-        if plan.options.via is Via.MAKE:
+        if plan.options.method is BuildMethod.MAKE:
             from . import make
 
             return make.compile_commands(source, stage / "bin", scratch), [], {}
 
-        from . import compile as compiler
-
-        with step("fetching Go and what is compiled, where it is not there yet"):
+        with step("fetching Go and the modules, unless cached"):
             go = toolchain.ensure(plan.pinned)
             sources.prepare(source, go)
         with _verified(lambda: sources.verify_modules(source, go)):
@@ -439,25 +473,23 @@ def _compile(plan: _Plan, stage: Path) -> tuple[Go, list[str], dict[str, str]]:
 
 
 def _bundle(plan: _Plan, stage: Path, go: Go) -> dict[str, Any]:
-    """Put the bundle into the stage's `bin/`: the one that is there, or compiled.
+    """Put the bundle into the stage's `bin/`: the published one if current, else compiled.
 
     Returns:
-        What a manifest says of it.
+        The manifest's entry for it.
     """
-    from . import cc
-
     names = [*map(dist.binary, dist.BUNDLE)]
-    if plan.bundle_stays and (manifest := _take_over(plan.previous, stage, names)):
-        say("the bundle stays as it is")
+    if plan.bundle_stays and (manifest := _reuse(plan.previous, stage, names)):
+        log("the bundle is up to date")
         return dict(manifest["bundle"])
     started = time.time()
-    with step("fetching what the bundle is compiled from, where it is not there yet"):
+    with step("fetching the bundle's modules, unless cached"):
         bundles.prepare(plan.parts, go)
     with _scratch(stage) as scratch, _verified(lambda: bundles.verify(plan.parts, go)):
         for part in plan.parts:
-            say(f"compiling {part.location}")
+            log(f"compiling {part.location}")
             bundles.compile_part(part, go, stage / "bin", scratch, plan.target.go_level())
-    linked = cc.facts()
+    linked = c_toolchain.facts()
     components = [
         {**part.as_json(plan.target), **({"c": linked} if part.component.cgo else {})}
         for part in plan.parts
@@ -473,21 +505,21 @@ def _bundle(plan: _Plan, stage: Path, go: Go) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _scratch(stage: Path) -> Iterator[Path]:
-    """A folder for what compiling leaves, gone when that has succeeded; else with the stage."""
-    folder = stage / "scratch"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
+    """A directory for temporary files, removed on success, otherwise with the stage."""
+    directory = stage / "scratch"
+    directory.mkdir()
+    yield directory
+    shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
 def _verified(verify: Callable[[], None]) -> Iterator[None]:
-    """Verify what is compiled while it is, and fail in the end if it is not what it should be."""
+    """Verify the source during the compilation, and raise if it was changed."""
     verification = _in_background(verify)
     try:
         yield
     except BuildError:
-        # Changed source is a better reason than what the compiler made of it.
+        # Changed source explains a compiler error better.
         verification.result()
         raise
     verification.result()

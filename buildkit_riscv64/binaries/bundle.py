@@ -1,7 +1,7 @@
-"""The bundle: what upstream's tarball has beside the commands, and rootlesskit.
+"""The bundle: the other programs of upstream's tarball, and rootlesskit.
 
-Their versions are those that upstream's Dockerfile pins. `invoke source.update`
-reads them there, and keeps for each a go.mod and go.sum in `upstream/`.
+Upstream's Dockerfile pins their versions. `invoke pins.update` reads them and
+writes a go.mod and go.sum for each component to `pins/upstream/`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import digests, pins, process, project, timestamps
-from ..arch import Target
-from ..errors import CheckError, SourceError
-from . import cc, toolchain
+from ..core import cache_keys, pins, process, project, timestamps
+from ..core.arch import Target
+from ..core.errors import CheckError, SourceError
+from . import c_toolchain, toolchain
 from . import compile as compiler
 from . import source as sources
 
-#: Changes whenever this code would make something else of the same inputs.
+#: Increase when the same inputs would give different output.
 RECIPE = 1
-#: What it adds to what a build writes below `dist/`, at most.
+#: Upper bound of what the bundle adds to a build's files below `dist/`.
 NEEDED_BYTES = 200 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """Where some of the programs come from.
+    """A Go module with one or more programs of the bundle.
 
     Args:
-        name: ours: of its folder in `upstream/`, in `pins.toml` and in manifests.
-        argument: what upstream's Dockerfile calls its version.
-        path: its Go module, without a major version.
-        packages: of each program, the package below the module.
+        name: in `pins/upstream/`, in `pins/pins.toml` and in manifests.
+        argument: the version's ARG in upstream's Dockerfile.
+        path: the Go module, without a major version.
+        packages: each program's package, relative to the module.
         tags: build tags.
-        ldflags: flags for the linker; `{version}` is the version.
-        cgo: there is C in it.
+        ldflags: linker flags; `{version}` is replaced.
+        cgo: the component contains C.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Component:
     cgo: bool = False
 
     @property
-    def folder(self) -> Path:
-        """Where its go.mod and go.sum are."""
+    def directory(self) -> Path:
+        """The directory of its go.mod and go.sum."""
         return project.UPSTREAM_MODULE / self.name
 
     def module(self, version: str) -> str:
-        """Its module at a version (https://go.dev/ref/mod#major-version-suffixes)."""
+        """The Go module at a version (https://go.dev/ref/mod#major-version-suffixes)."""
         major = version.partition(".")[0]
         return self.path if major in {"v0", "v1"} else f"{self.path}/{major}"
 
@@ -67,7 +67,7 @@ class Component:
 
 
 COMPONENTS = (
-    # As in the stage `runc` of upstream's Dockerfile.
+    # As in upstream's Dockerfile, stage `runc`.
     Component(
         name="runc",
         argument="RUNC_VERSION",
@@ -77,7 +77,7 @@ COMPONENTS = (
         ldflags="-extldflags -static",
         cgo=True,
     ),
-    # Upstream takes the release's, which is made with these flags (its release.yaml).
+    # Upstream uses the published binaries, built with these flags (release.yaml).
     Component(
         name="cni-plugins",
         argument="CNI_VERSION",
@@ -91,7 +91,7 @@ COMPONENTS = (
         ldflags="-extldflags -static"
         " -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={version}",
     ),
-    # As in the stage `rootlesskit`.
+    # As in upstream's Dockerfile, stage `rootlesskit`.
     Component(
         name="rootlesskit",
         argument="ROOTLESSKIT_VERSION",
@@ -103,34 +103,34 @@ COMPONENTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A component as it is pinned: what is compiled of it, and from what.
+    """A component at its pinned release.
 
     Args:
         component: the component.
-        release: the pinned one.
-        sum: the dirhash of its module.
-        state: differs whenever anything that is compiled could.
+        release: the pinned release.
+        sum: the dirhash of the module.
+        state: changes whenever any compiled source could.
     """
 
     component: Component
-    release: pins.Release
+    release: pins.PinnedRelease
     sum: str
     state: str
     mod_flag: str = field(default="-mod=readonly", init=False)
 
     @property
     def directory(self) -> Path:
-        """Where to run go."""
-        return self.component.folder
+        """The directory to run go in."""
+        return self.component.directory
 
     @property
     def module(self) -> str:
-        """Its Go module."""
+        """The Go module."""
         return self.component.module(self.release.version)
 
     @property
     def location(self) -> str:
-        """For people, as in `github.com/opencontainers/runc@v1.4.3`."""
+        """Module and version, such as `github.com/opencontainers/runc@v1.4.3`."""
         return f"{self.module}@{self.release.version}"
 
     @property
@@ -140,7 +140,7 @@ class Part:
 
     @property
     def flags(self) -> list[str]:
-        """Everything that decides the output, as arguments of go build."""
+        """The arguments of go build that decide the output."""
         one = self.component
         ldflags = one.ldflags.format(version=self.release.version)
         return [
@@ -152,7 +152,7 @@ class Part:
 
     @property
     def job(self) -> compiler.Job:
-        """What to run."""
+        """The go invocation."""
         return compiler.Job(
             directory=self.directory, packages=list(self.commands.values()), flags=self.flags
         )
@@ -162,7 +162,7 @@ class Part:
         return {"CGO_ENABLED": str(int(self.component.cgo)), **target.go_level()}
 
     def as_json(self, target: Target) -> dict[str, Any]:
-        """For a manifest, but for what compiles C."""
+        """The manifest's entry, without the C toolchain."""
         return {
             "name": self.component.name,
             "module": self.module,
@@ -177,10 +177,10 @@ class Part:
 
 
 def parts(pinned: pins.Pins) -> list[Part]:
-    """All of it, as it is pinned.
+    """Every component at its pinned release.
 
     Raises:
-        SourceError: something is not pinned, or not as `upstream/` has it.
+        SourceError: a component is not pinned, or `pins/upstream/` has another version.
     """
     return [_part(component, pinned) for component in COMPONENTS]
 
@@ -189,22 +189,22 @@ def _part(component: Component, pinned: pins.Pins) -> Part:
     release = pinned.bundle.get(component.name)
     if release is None:
         raise SourceError(
-            f"pins.toml does not say which {component.name} belongs to {pinned.version}",
-            f"run `invoke source.update {pinned.version}`",
+            f"pins/pins.toml has no {component.name} for {pinned.version}",
+            f"run `invoke pins.update {pinned.version}`",
         )
     module = component.module(release.version)
-    kept = sources.kept_sum(component.folder, module, release.version, pinned)
-    state = sources.kept_state(component.folder, kept)
-    return Part(component=component, release=release, sum=kept, state=state)
+    dirhash = sources.pinned_hash(component.directory, module, release.version, pinned)
+    state = sources.module_state(component.directory, dirhash)
+    return Part(component=component, release=release, sum=dirhash, state=state)
 
 
 def inputs(every: Sequence[Part], target: Target, pinned: pins.Pins) -> str:
-    """The digest of everything that decides the output, but for what compiles C.
+    """Cache key: a digest of everything that decides the output, except the C toolchain.
 
     Args:
         every: all parts.
-        target: what it is for.
-        pinned: what is pinned.
+        target: of the programs.
+        pinned: the pins.
     """
     decisive = {
         "recipe": RECIPE,
@@ -212,25 +212,25 @@ def inputs(every: Sequence[Part], target: Target, pinned: pins.Pins) -> str:
         "go": pinned.go_version,
         "parts": [[one.location, one.release.commit, one.state, one.flags] for one in every],
     }
-    return digests.inputs(decisive)
+    return cache_keys.inputs(decisive)
 
 
 def prepare(every: Sequence[Part], go: toolchain.Go) -> None:
-    """Fetch what it is compiled from, so that compiling needs no network.
+    """Fetch the modules, so that compiling needs no network.
 
     Raises:
-        NetworkError: something could not be fetched.
-        SourceError: something that was fetched has another hash than the pinned one.
+        NetworkError: a module could not be fetched.
+        SourceError: a fetched module does not have its pinned hash.
     """
     for part in every:
         sources.prepare(part, go)
 
 
 def verify(every: Sequence[Part], go: toolchain.Go) -> None:
-    """Check what is compiled against the hashes in this repository.
+    """Check the module cache against the pinned hashes.
 
     Raises:
-        SourceError: a file is not what its module's hash says.
+        SourceError: a file does not match its module's hash.
     """
     for part in every:
         sources.verify_modules(part, go, part.component.name)
@@ -239,17 +239,17 @@ def verify(every: Sequence[Part], go: toolchain.Go) -> None:
 def compile_part(
     part: Part, go: toolchain.Go, output: Path, scratch: Path, extra_env: Mapping[str, str]
 ) -> None:
-    """Compile a part's programs, under our names.
+    """Compile a part's programs under our names.
 
     Args:
-        part: what.
+        part: the component.
         go: the pinned toolchain.
-        output: the folder for the programs.
-        scratch: a folder for Go's temporary files.
-        extra_env: what selects the target.
+        output: the directory for the programs.
+        scratch: a directory for Go's temporary files.
+        extra_env: variables that select the target.
 
     Raises:
-        BuildError: it did not compile.
+        BuildError: compilation failed.
         StorageError: no space left.
         MissingRequirementError: the compiler ran out of memory.
     """
@@ -258,43 +258,46 @@ def compile_part(
     cgo = {"CGO_ENABLED": "1"} if part.component.cgo else {}
     compiler.run(part.job, go, aside, scratch, {**cgo, **extra_env})
     for command, package in part.commands.items():
-        # Go calls a program by the last word of its package that is no major version.
+        # Go names a program after the last element of its package, without the major version.
         *_, name = (word for word in package.split("/") if not re.fullmatch(r"v\d+", word))
         (aside / name).rename(output / command)
     aside.rmdir()
 
 
 def of(manifest: Mapping[str, Any], command: str) -> Mapping[str, Any]:
-    """What a manifest says of the component that a program comes from.
+    """The manifest's entry for the component of a program.
 
     Raises:
-        CheckError: nothing.
+        CheckError: the manifest has none.
     """
     component: Mapping[str, Any]
     for component in manifest["bundle"]["components"]:
         if command in component["commands"]:
             return component
     raise CheckError(
-        f"the manifest does not say what {command} comes from",
-        "run `invoke build-binaries --bundle --force` to make it anew",
+        f"the manifest has no component for {command}",
+        "run `invoke build-binaries --bundle --force` to rebuild it",
     )
 
 
 def differences(
-    part: Part, info: Mapping[str, Any], go: toolchain.Go, target: Target,
+    part: Part,
+    info: Mapping[str, Any],
+    go: toolchain.Go,
+    target: Target,
     extra_env: Mapping[str, str],
-) -> list[str]:  # fmt: skip
-    """How what Go recorded in a part's program is other than what it would record now.
+) -> list[str]:
+    """Differences between a program's build information and the current build's.
 
-    That is all that can be compared where the same C cannot be compiled: Go's version,
-    the package, what is selected, and each module that is linked in, with its hash.
+    Used where the same C cannot be compiled: Go's version, package, settings, and each
+    linked module with its hash.
 
     Args:
-        part: where the program comes from.
-        info: what Go recorded in it.
+        part: the program's component.
+        info: the build information in the program.
         go: the pinned toolchain.
-        target: what it is for.
-        extra_env: what selects it.
+        target: of the program.
+        extra_env: variables that select the target.
     """
     form = "{{with .Module}}{{.Path}} {{.Version}} {{.Sum}}{{end}}"
     (package,) = part.commands.values()
@@ -333,16 +336,16 @@ def differences(
 
 
 def is_current(manifest: Mapping[str, Any], digest: str) -> bool:
-    """True when a manifest's bundle is what would be made here and now.
+    """True when a manifest's bundle is what this machine would build now.
 
-    Where nothing can compile C, nothing else could be made either.
+    Without a C toolchain, this machine cannot build any other bundle.
 
     Args:
-        manifest: of finished artifacts.
-        digest: of what would decide the output.
+        manifest: of published artifacts.
+        digest: the current cache key.
     """
-    there = manifest.get("bundle")
-    if not isinstance(there, dict) or there.get("inputs") != digest:
+    bundle = manifest.get("bundle")
+    if not isinstance(bundle, dict) or bundle.get("inputs") != digest:
         return False
-    recorded = [one["c"] for one in there["components"] if "c" in one]
-    return bool(cc.missing()) or all(map(cc.is_here, recorded))
+    recorded = [one["c"] for one in bundle["components"] if "c" in one]
+    return bool(c_toolchain.missing()) or all(map(c_toolchain.is_here, recorded))

@@ -1,70 +1,65 @@
-"""`invoke check-binaries`: is what lies in `dist/` what it says it is, and does it run?"""
+"""`invoke check-binaries`: check that files in `dist/` match their manifest and run."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import dist, pins, process, project, schemas, storage
-from ..arch import Architecture, Target
-from ..console import Status
-from ..errors import CheckError
-from ..findings import Finding, equal, judged, of_files, refuse_failed
+from ..core import dist, documents, filesystem, pins, process, project
+from ..core.arch import Architecture, Target
+from ..core.check_results import Finding, equal, judged, of_damaged, of_files, refuse_failed
+from ..core.console import Status
+from ..core.errors import CheckError
+from ..system import host_checks
 from . import bundle as bundles
 from . import compile as compiler
 from . import toolchain
 from .elf import read_build_info, read_elf
 from .toolchain import Go
 
-#: Seconds a command may take to answer; under emulation it takes about two.
+#: Timeout of a command's answer in seconds; under emulation it takes about two.
 ANSWER_SECONDS = 60.0
 
-#: How our names of CNI plugins begin.
+#: Prefix of our names for CNI plugins.
 CNI = "buildkit-cni-"
-#: What BuildKit's own configurations of bridges ask of them.
+#: The version in BuildKit's own bridge configurations.
 CNI_VERSION = "1.0.0"
 
-#: What to do about binaries that were refused.
-REMEDY = "run `invoke build-binaries --force` to make it anew"
+#: How to fix refused binaries.
+REMEDY = "run `invoke build-binaries --force` to rebuild it"
 
 
 def finished(target: Target) -> dist.Artifacts:
-    """A target's binaries for a later phase, as they were when they were finished.
+    """A target's binaries, for a later phase.
 
-    Sizes and times tell; :func:`require_same_bytes` reads them.
+    Compares sizes and times only; :func:`require_same_bytes` compares checksums.
 
     Raises:
-        CheckError: there are none, or they are others.
+        CheckError: no binaries, or they were modified.
     """
-    found = dist.load(dist.folder(target))
-    place = storage.shown(found.path)
-    if wrong := schemas.objection(found.manifest, schemas.BINARIES):
-        raise CheckError(f"{place / dist.MANIFEST}: {wrong}", REMEDY)
+    found = dist.load(dist.directory(target))
+    place = filesystem.display_path(found.path)
     if found.manifest["target"] != target.name:
         raise CheckError(f"{place} holds binaries for {found.manifest['target']}", REMEDY)
     if not found.unchanged():
-        raise CheckError(f"the files in {place} are not those of its manifest", REMEDY)
+        raise CheckError(f"the files in {place} do not match its manifest", REMEDY)
     return found
 
 
 def require_same_bytes(binaries: dist.Artifacts, names: Iterable[str]) -> None:
-    """Read files once more: a bit that has fallen changes neither size nor time.
+    """Compare checksums: a flipped bit changes neither size nor time.
 
     Raises:
-        CheckError: one is damaged.
+        CheckError: a file is damaged.
     """
     for name in names:
-        if storage.sha256(binaries.path / name) != binaries.files[name]["sha256"]:
-            place = storage.shown(binaries.path / name)
-            raise CheckError(f"{place} is not that of its manifest", REMEDY)
+        if filesystem.sha256(binaries.path / name) != binaries.files[name]["sha256"]:
+            place = filesystem.display_path(binaries.path / name)
+            raise CheckError(f"{place} does not match its manifest", REMEDY)
 
 
 def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
-    if wrong := schemas.objection(artifacts.manifest, schemas.BINARIES):
-        yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
-        return
     yield Finding(dist.MANIFEST, "schema", Status.OK, f"version {dist.MANIFEST_VERSION}")
     manifest = artifacts.manifest
     yield equal(dist.MANIFEST, "target", manifest["target"], target.name)
@@ -83,7 +78,7 @@ def _manifest(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
 
 
 def _bundle(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
-    """What the manifest says of the bundle, against what is pinned."""
+    """Compare the manifest's bundle with the pins."""
     bundle = artifacts.manifest.get("bundle")
     if not bundle:
         return
@@ -99,7 +94,7 @@ def _bundle(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
         what = f"{one['module']}@{one['version']}"
         yield judged(
             name, one["name"], seen == one,
-            what if seen == one else f"{seen['module']}@{seen['version']}", f"{what} as it is pinned",
+            what if seen == one else f"{seen['module']}@{seen['version']}", f"{what} as pinned",
         )  # fmt: skip
     yield equal(name, "components", [c["name"] for c in recorded], [c["name"] for c in wanted])
 
@@ -112,7 +107,7 @@ def _files(artifacts: dist.Artifacts, target: Target) -> Iterator[Finding]:
     }  # fmt: skip
     listed = artifacts.files
     yield equal(dist.MANIFEST, "files", sorted(listed), sorted(expected))
-    # What was compiled with a profile never passes as what was not, nor the other way round.
+    # A build with a profile must not pass as one without, nor the reverse.
     profile = listed.get(dist.PROFILE, {}).get("sha256", "")
     yield equal(dist.MANIFEST, "profile", artifacts.manifest["build"].get("pgo", ""), profile)
     yield from of_files(artifacts, [dist.VERDICT])
@@ -137,9 +132,14 @@ def _go(
 
 
 def _flags(
-    info: Mapping[str, Any], name: str, target: Target, *, profile: str, tags: Sequence[str],
+    info: Mapping[str, Any],
+    name: str,
+    target: Target,
+    *,
+    profile: str,
+    tags: Sequence[str],
     sum_: str,
-) -> Iterator[Finding]:  # fmt: skip
+) -> Iterator[Finding]:
     settings = info["Settings"]
     variable, level = target.arch.level_variable, target.level or target.arch.default_level
     yield equal(name, variable, settings.get(variable), level)
@@ -149,32 +149,27 @@ def _flags(
     yield equal(name, "module", info.get("Main", {}).get("Sum", ""), sum_)
 
 
-def _bundled(folder: Path, command: str, manifest: Mapping[str, Any], target: Target, go: Go) -> Iterator[Finding]:  # fmt: skip
+def _bundled(
+    info: Mapping[str, Any], command: str, manifest: Mapping[str, Any], target: Target
+) -> Iterator[Finding]:
     name = dist.binary(command)
-    path = folder / name
-    yield from _elf(path, name, target)
     one = bundles.of(manifest, command)
     component = next(c for c in bundles.COMPONENTS if c.name == one["name"])
-    info = read_build_info(path, go)
     yield from _go(
         info, name, target, version=manifest["bundle"]["go"]["version"],
         package=one["commands"][command], cgo=str(int(component.cgo)),
     )  # fmt: skip
     yield from _flags(info, name, target, profile="", tags=component.tags, sum_=one["sum"])
-    if target.arch is not Architecture.here():
-        yield Finding(name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}")
-        return
-    yield from _answers(path, command, one["version"])
 
 
-def _answers(path: Path, command: str, version: str) -> Iterator[Finding]:
-    """That a program of the bundle runs, and says what it is."""
-    name = dist.binary(command)
+def _bundled_answers(path: Path, command: str, manifest: Mapping[str, Any]) -> Iterator[Finding]:
+    """Run a program of the bundle and compare its version."""
+    name, version = dist.binary(command), bundles.of(manifest, command)["version"]
     if plugin := command.removeprefix(CNI) if command.startswith(CNI) else "":
-        # Without a command a plugin tells of itself; with this one it answers its runtime
-        # (https://www.cni.dev/docs/spec/#version-probe-plugin-version-support).
-        said = process.probe([path], timeout=ANSWER_SECONDS)
-        seen = (said.stderr.strip().splitlines() or [""])[0]
+        # Without CNI_COMMAND a plugin prints its name and version; with VERSION it answers
+        # in the protocol (https://www.cni.dev/docs/spec/#version-probe-plugin-version-support).
+        about = process.probe([path], timeout=ANSWER_SECONDS)
+        seen = (about.stderr.strip().splitlines() or [""])[0]
         yield equal(name, "version", seen, f"CNI {plugin} plugin {version}")
         env = process.environment({"CNI_COMMAND": "VERSION"})
         answer = process.probe([path], env=env, timeout=ANSWER_SECONDS)
@@ -195,16 +190,15 @@ def _answers(path: Path, command: str, version: str) -> Iterator[Finding]:
 
 def _supported(answer: str) -> list[str]:
     try:
-        return list(json.loads(answer)["supportedVersions"])
+        return list(documents.parse_json(answer)["supportedVersions"])
     except (ValueError, KeyError, TypeError):
         return []
 
 
-def _program(folder: Path, command: str, manifest: Mapping[str, Any], target: Target, go: Go) -> Iterator[Finding]:  # fmt: skip
+def _command(
+    info: Mapping[str, Any], command: str, manifest: Mapping[str, Any], target: Target
+) -> Iterator[Finding]:
     name = dist.binary(command)
-    path = folder / name
-    yield from _elf(path, name, target)
-    info = read_build_info(path, go)
     package = f"{pins.MODULE}/cmd/{command}"
     yield from _go(
         info, name, target, version=manifest["go"]["version"], package=package, cgo="0"
@@ -214,58 +208,71 @@ def _program(folder: Path, command: str, manifest: Mapping[str, Any], target: Ta
         sum_ = manifest["source"]["sum"]
         yield from _flags(info, name, target, profile=profile, tags=compiler.TAGS, sum_=sum_)
 
-    if target.arch is not Architecture.here():
-        yield Finding(name, "runs", Status.WARN, f"not run: this machine is {Architecture.here()}")
-        return
+
+def _command_answers(path: Path, command: str, manifest: Mapping[str, Any]) -> Iterator[Finding]:
+    name = dist.binary(command)
     answer = process.probe([path, "--version"], timeout=ANSWER_SECONDS)
-    said = answer.stdout.strip() if answer.ok else f"{process.describe_exit(answer.code)}: {answer.last_line}"  # fmt: skip
+    reported = answer.stdout.strip() if answer.ok else f"{process.describe_exit(answer.code)}: {answer.last_line}"  # fmt: skip
     expected = f"{command} {pins.MODULE} {manifest['version']} {manifest['revision']}"
-    yield equal(name, "--version", said, expected)
+    yield equal(name, "--version", reported, expected)
     answer = process.probe([path, "--help"], timeout=ANSWER_SECONDS)
     good = answer.ok and "USAGE:" in answer.stdout
     yield judged(name, "--help", good, "answers" if good else answer.last_line, "usage")
 
 
-def examine(folder: Path, target: Target, go: Go) -> list[Finding]:
-    """Look at everything in a target's folder.
+def examine(directory: Path, target: Target, go: Go) -> list[Finding]:
+    """Check every file in a target's directory.
 
     Args:
-        folder: finished, or about to be.
-        target: what it should be for.
-        go: to read build information with.
+        directory: published, or about to be.
+        target: the expected target.
+        go: the toolchain that reads build information.
 
     Raises:
-        CheckError: there is nothing to look at.
+        CheckError: nothing to check.
     """
-    artifacts = dist.load(folder)
+    try:
+        artifacts = dist.load(directory, dist.Kind.BINARIES)
+    except CheckError as error:
+        return of_damaged(directory, error)
     findings = list(_manifest(artifacts, target))
-    if any(f.check == "schema" and f.status is Status.FAIL for f in findings):
-        return findings
     findings += _bundle(artifacts, target)
     findings += _files(artifacts, target)
+    here = Architecture.here()
     for command in artifacts.programs:
-        look = _program if command in dist.COMMANDS else _bundled
+        name, manifest = dist.binary(command), artifacts.manifest
+        checks = (_bundled, _bundled_answers)
+        if command in dist.COMMANDS:
+            checks = (_command, _command_answers)
         try:
-            findings += look(folder, command, artifacts.manifest, target, go)
+            findings += _elf(directory / name, name, target)
+            info = read_build_info(directory / name, go)
+            findings += checks[0](info, command, manifest, target)
+            if target.arch is here:
+                findings += checks[1](directory / name, command, manifest)
+            else:
+                findings.append(
+                    Finding(name, "runs", Status.WARN, f"not run: this machine is {here}")
+                )
         except CheckError as error:
-            findings.append(Finding(dist.binary(command), "program", Status.FAIL, error.brief))
+            findings.append(Finding(name, "program", Status.FAIL, error.brief))
     return findings
 
 
-def require_good(folder: Path, target: Target, go: Go) -> None:
-    """Look at everything, and refuse it if anything is wrong.
+def require_good(directory: Path, target: Target, go: Go) -> None:
+    """Check every file, and raise if a check fails.
 
     Raises:
-        CheckError: naming what is wrong.
+        CheckError: the message names the failed checks.
     """
-    refuse_failed({target.name: examine(folder, target, go)}, REMEDY)
+    refuse_failed({target.name: examine(directory, target, go)}, REMEDY)
 
 
 def chosen(target: str) -> list[Target]:
-    """The targets that a command line means: one, or all in `dist/`.
+    """The targets to check: the given one, or every target in `dist/`.
 
     Raises:
-        UsageError: it is no target.
+        UsageError: invalid target.
         CheckError: `dist/` is empty.
     """
     if target:
@@ -273,23 +280,28 @@ def chosen(target: str) -> list[Target]:
     found = dist.targets()
     if not found:
         raise CheckError(
-            f"nothing in {storage.shown(project.DIST)}/", "run `invoke build-binaries` first"
+            f"nothing in {filesystem.display_path(project.DIST)}/",
+            "run `invoke build-binaries` first",
         )
     return found
 
 
 def examine_all(target: str = "") -> dict[str, list[Finding]]:
-    """Look at one target's folder, or at all of them.
+    """Check the given target, or every target.
 
     Returns:
-        The findings, by target.
+        Findings by target.
 
     Raises:
-        CheckError: there is nothing to look at.
-        MissingRequirementError: there is no Go to read build information with.
+        CheckError: nothing to check.
+        MissingRequirementError: no Go to read build information with.
+        StorageError: programs in the directory cannot run (noexec).
     """
     targets = chosen(target)
     for one in targets:
-        dist.load(dist.folder(one))
+        if not (dist.directory(one) / dist.MANIFEST).exists():
+            dist.load(dist.directory(one))  # raises: names the missing file
+        if one.arch is Architecture.here():
+            host_checks.require_exec(dist.directory(one))
     go = toolchain.ensure(pins.load())
-    return {one.name: examine(dist.folder(one), one, go) for one in targets}
+    return {one.name: examine(dist.directory(one), one, go) for one in targets}

@@ -1,9 +1,10 @@
-"""Running the Go compiler: flags, environment, memory, progress."""
+"""Running the Go compiler: flags, environment, memory limits, progress."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,43 +12,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .. import host, process
-from ..console import duration, say
-from ..errors import BuildError, MissingRequirementError, StorageError
-from ..pins import MODULE
+from ..core import durations, host, process
+from ..core.console import duration, log
+from ..core.errors import BuildError, MissingRequirementError, StorageError
+from ..core.pins import MODULE
 from .source import Source
 from .toolchain import Go, environment
 
-#: Upstream's tags for buildkitd (its Dockerfile, stage `buildkitd`). buildctl
-#: has none there; without cgo, they select the same code in it.
+#: Upstream's tags for buildkitd (its Dockerfile, stage `buildkitd`). Upstream gives
+#: buildctl none; without cgo, the tags change nothing there.
 TAGS = ("osusergo", "netgo", "static_build", "seccomp")
 
-#: What the largest process of a build, the linker of buildkitd, was seen to
-#: use with its garbage collector off (1.4 GB, amd64), and some air.
+#: Peak memory of the largest process, the linker of buildkitd, without garbage
+#: collection (1.4 GB, measured on amd64), plus a margin.
 LINKER_BYTES = 1536 << 20
 
-#: Seconds between lines of progress where there is no terminal.
+#: Seconds between progress lines without a terminal.
 PLAIN_INTERVAL = 15.0
 
 
 def ldflags(source: Source) -> str:
-    """Upstream's linker flags: the version stamps, and a static program."""
+    """Upstream's linker flags: version stamps and static linking."""
     stamps = {"Version": source.version, "Revision": source.revision, "Package": MODULE}
     named = " ".join(f"-X {MODULE}/version.{name}={value}" for name, value in stamps.items())
     return f"{named} -extldflags '-static'"
 
 
-#: Neither the place of a source shows, nor the state of its git: a submodule and a
-#: tarball of the same commit must give the same program.
+#: Exclude the source's path and git state: a submodule and a tarball of the same
+#: commit must give the same program.
 ANYWHERE = ("-trimpath", "-buildvcs=false")
 
 
 def flags(source: Source, profile: str = "") -> list[str]:
-    """Everything that decides the output, as arguments of go build.
+    """The arguments of go build that decide the output.
 
     Args:
         source: upstream.
-        profile: the file for `-pgo`; with `-trimpath` only its content decides.
+        profile: the file for `-pgo`; with `-trimpath` only its content matters.
     """
     return [
         *ANYWHERE,
@@ -60,12 +61,12 @@ def flags(source: Source, profile: str = "") -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one go invocation compiles.
+    """One go invocation.
 
     Args:
-        directory: where to run go.
-        packages: the programs, by import path.
-        flags: everything that decides the output, as arguments of go build.
+        directory: the directory to run go in.
+        packages: import paths of the programs.
+        flags: the arguments of go build that decide the output.
     """
 
     directory: Path
@@ -74,22 +75,21 @@ class Job:
 
     @property
     def selecting(self) -> list[str]:
-        """Those of the flags that decide which packages it is made of."""
+        """The flags that select packages."""
         return [flag for flag in self.flags if flag.startswith(("-mod=", "-tags="))]
 
 
 def collector(available: int, jobs: int) -> dict[str, str]:
-    """How lazy the compiler's garbage collector may be.
+    """Settings of the compiler's garbage collector.
 
-    A compiler that never collects is up to a third faster, and takes up to
+    Without garbage collection, a compiler is up to a third faster and takes up to
     three times the memory. Each of the `jobs` processes gets an equal share of
-    three quarters of what is available, as GOMEMLIMIT: a collector that is
-    relaxed or off wakes up when its process comes near that, so a share that
-    turns out too small costs time and not the build.
+    three quarters of the available memory as GOMEMLIMIT. Near its limit, a process
+    collects even with GOGC=off, so a share that is too small costs time, not the build.
 
     Args:
-        available: memory, in bytes.
-        jobs: compilers at the same time.
+        available: memory in bytes.
+        jobs: number of concurrent compilers.
     """
     share = available * 3 // 4 // jobs
     if share >= LINKER_BYTES:
@@ -100,35 +100,34 @@ def collector(available: int, jobs: int) -> dict[str, str]:
 
 
 def threads(cpus: int, execution: host.Execution) -> dict[str, str]:
-    """How many threads each compiler gets, besides `-p` compilers at the same time.
+    """Threads per compiler, with `-p` concurrent compilers.
 
-    With as many compilers as processors at work, more threads in each only get
-    in each other's way: on two processors, one thread took 3 to 8 % off the
-    processor time of a part of the tree. With more processors there are times
-    when fewer compilers run than there are processors, and the threads pay. So
-    they do in an emulated machine, by up to a tenth; where many packages compile
-    at once, one thread gained nothing there.
+    With as many compilers as processors, further threads compete with each other: on two
+    processors, one thread per compiler took 3 to 8 % less processor time for a part of the
+    tree. With more processors there are phases with fewer compilers than processors, and
+    threads help. They also help in an emulated machine, by up to a tenth; where many
+    packages compile at once, one thread gained nothing there.
 
     Args:
-        cpus: processors.
+        cpus: number of processors.
         execution: how this machine executes.
     """
     return {"GOMAXPROCS": "1"} if cpus <= 2 and execution is host.Execution.NATIVE else {}
 
 
 class Progress(Protocol):
-    """What a build tells about itself."""
+    """Progress of a build."""
 
     def update(self, done: int, total: int, current: str) -> None:
-        """`done` of `total` packages are compiled (0: not known yet); `current` is being."""
+        """`done` of `total` packages are compiled (0: unknown); `current` is being compiled."""
 
 
 class _Packages:
-    """Which packages a build is made of, and how far it has come.
+    """The packages of a build, and how many are compiled.
 
-    `go build -v` names each package when its compiler starts, and cached ones
-    not at all. A package starts when all that it imports is there, so what has
-    started tells what is done.
+    `go build -v` names each package when its compiler starts, and no cached package.
+    A package starts when all its imports are compiled, so the started packages tell
+    which packages are done.
     """
 
     def __init__(self, listing: Callable[[], str]) -> None:
@@ -139,8 +138,8 @@ class _Packages:
         self._started: dict[str, None] = {}
         self._thread: threading.Thread | None = None
 
-    def _learn(self) -> None:
-        # One line a package, dependencies first: its path, then what it imports.
+    def _load_imports(self) -> None:
+        # A line per package, dependencies first: its import path, then its imports.
         needs: dict[str, int] = {}
         bit: dict[str, int] = {}
         for line in self._listing().splitlines():
@@ -152,16 +151,16 @@ class _Packages:
         self._bit, self._needs = bit, needs
 
     def start(self, package: str) -> None:
-        """The compiler of `package` has started."""
+        """Record that the compiler of `package` has started."""
         if self._thread is None:
-            # Only now: where all is cached nothing starts, and nobody waits for this.
-            self._thread = threading.Thread(target=self._learn, daemon=True)
+            # Load late: if everything is cached, nothing starts and the list is not needed.
+            self._thread = threading.Thread(target=self._load_imports, daemon=True)
             self._thread.start()
         self._started[package] = None
 
     @property
     def state(self) -> tuple[int, int, str]:
-        """Done, total, and what is being compiled."""
+        """Compiled packages, all packages, and the package being compiled."""
         if not self._bit:
             return len(self._started), 0, next(reversed(self._started), "")
         for package in self._started:
@@ -172,7 +171,7 @@ class _Packages:
 
 
 class _PlainProgress:
-    """A line now and then, for logs."""
+    """A regular progress line, for logs."""
 
     def __init__(self) -> None:
         self._start = self._last = time.monotonic()
@@ -182,26 +181,32 @@ class _PlainProgress:
         if now - self._last >= PLAIN_INTERVAL and done:
             self._last = now
             of = f"{done} of {total}" if total else f"{done}"
-            say(f"  {duration(now - self._start)}: {of} packages, compiling {current}")
+            left = durations.left()
+            log(
+                f"  {duration(now - self._start)}: {of} packages, compiling {current}"
+                f"{f', {left}' if left else ''}"
+            )
 
 
 class _BarProgress:
-    """A bar on a terminal."""
+    """A progress bar for terminals."""
 
     def __init__(self, bar: object, task: object) -> None:
         self._bar, self._task = bar, task
 
     def update(self, done: int, total: int, current: str) -> None:
         self._bar.update(  # type: ignore[attr-defined]
-            self._task, completed=done, total=total or None, current=current or "linking"
+            self._task,
+            completed=done,
+            total=total or None,
+            current=current or "linking",
+            left=durations.left(),
         )
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
     """A bar on a terminal, plain lines elsewhere."""
-    import sys
-
     if not sys.stderr.isatty():
         yield _PlainProgress()
         return
@@ -214,31 +219,32 @@ def progress() -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[current]}", style="dim"),
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        yield _BarProgress(bar, bar.add_task("compiling", total=None, current=""))
+        yield _BarProgress(bar, bar.add_task("compiling", total=None, current="", left=""))
 
 
 def _failure(
     code: int, output: Sequence[str]
 ) -> BuildError | StorageError | MissingRequirementError:
-    """The failure that the end of a compiler's output amounts to."""
+    """The failure that a compiler's output indicates."""
     text = "\n".join(output)
     if "no space left on device" in text or "disk quota exceeded" in text:
         return StorageError(
             "no space left while compiling",
-            "free some space (`invoke doctor` says how much is needed), then run it again:"
-            " what is compiled already is kept",
+            "free some space (`invoke doctor` shows how much is needed), then run it again:"
+            " finished compilations are kept",
         )
     if "signal: killed" in text or code == -9:
         return MissingRequirementError(
-            "the compiler was killed, which the kernel does when memory runs out",
-            "close other programs or add swap, then run it again: what is compiled already is kept",
+            "the compiler was killed: the kernel does this when memory runs out",
+            "close other programs or add swap, then run it again: finished compilations are kept",
         )
-    said = [line for line in output if line.strip() and not line.startswith("#")]
-    reason = said[0].strip() if said else "it said nothing"
+    errors = [line for line in output if line.strip() and not line.startswith("#")]
+    reason = errors[0].strip() if errors else "no output"
     return BuildError(
         f"go build failed ({process.describe_exit(code)}): {reason}",
         "the compiler's output is above; `invoke doctor` checks the machine",
@@ -257,25 +263,12 @@ def compile_commands(
 ) -> None:
     """Compile the commands with one go invocation.
 
-    One, because Go then loads the packages once and links one command while it
-    compiles for the other.
+    A single invocation loads the packages once and links one command while it compiles
+    the other.
 
-    Args:
-        source: upstream.
-        go: the pinned toolchain.
-        output: the folder for the commands.
-        scratch: a folder for Go's temporary files.
-        extra_env: what selects the target.
-        profile: what often runs, a file.
-        show_progress: tell how far it is.
-
-    Raises:
-        BuildError: it did not compile.
-        StorageError: no space left.
-        MissingRequirementError: the compiler ran out of memory.
+    Args and exceptions are those of :func:`run`; `profile` is the file for `-pgo`.
     """
-    everything = flags(source, profile)
-    job = Job(directory=source.directory, packages=source.packages, flags=everything)
+    job = Job(directory=source.directory, packages=source.packages, flags=flags(source, profile))
     run(job, go, output, scratch, extra_env, show_progress=show_progress)
 
 
@@ -291,15 +284,15 @@ def run(
     """Compile programs with one go invocation.
 
     Args:
-        job: what.
+        job: what to compile.
         go: the pinned toolchain.
-        output: the folder for them.
-        scratch: a folder for Go's temporary files.
-        extra_env: what selects the target.
-        show_progress: tell how far it is.
+        output: the directory for the programs.
+        scratch: a directory for Go's temporary files.
+        extra_env: variables that select the target.
+        show_progress: show the progress.
 
     Raises:
-        BuildError: it did not compile.
+        BuildError: compilation failed.
         StorageError: no space left.
         MissingRequirementError: the compiler ran out of memory.
     """
@@ -330,16 +323,16 @@ def run(
     packages = _Packages(
         lambda: process.probe(listing, cwd=job.directory, env=env, timeout=600).stdout
     )
-    said: list[str] = []
+    messages: list[str] = []
 
     with progress() if show_progress else contextlib.nullcontext() as meter:
 
         def on_line(line: str) -> None:
-            # -v prints import paths, one a line; everything else is the compiler talking.
+            # -v prints one import path per line; other lines are messages.
             if line and " " not in line and not line.startswith("#"):
                 packages.start(line)
             elif line:
-                said.append(line)
+                messages.append(line)
 
         def on_tick() -> None:
             if meter is not None:
@@ -347,6 +340,6 @@ def run(
 
         code = process.stream(build, on_line, cwd=job.directory, env=env, on_tick=on_tick)
     if code:
-        for line in said:
-            say(line)
-        raise _failure(code, said)
+        for line in messages:
+            log(line)
+        raise _failure(code, messages)

@@ -1,4 +1,4 @@
-"""What a program is made of: its ELF headers and Go's build information."""
+"""ELF headers and Go build information of a program."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
-from .. import process
-from ..errors import CheckError
-from .toolchain import Go, environment
+from ..core import process
+from ..core.errors import CheckError
+from .toolchain import NO_TELEMETRY, Go, environment
 
 
 @dataclass(frozen=True)
 class Elf:
-    """What the ELF headers say.
+    """The relevant ELF headers.
 
     Args:
         bits: 32 or 64.
         little_endian: the byte order.
-        machine: as in `EM_RISCV`.
-        interpreter: the dynamic loader it asks for; empty for a static program.
-        needed: shared libraries it asks for.
+        machine: such as `EM_RISCV`.
+        interpreter: the dynamic loader; empty for a static program.
+        needed: the shared libraries.
     """
 
     bits: int
@@ -64,20 +64,22 @@ def read_stream(file: BinaryIO, name: str) -> Elf:
                 libraries = segment.iter_tags("DT_NEEDED")
                 needed += [tag.needed for tag in libraries]  # type: ignore[attr-defined]
         return Elf(elf.elfclass, elf.little_endian, elf["e_machine"], interpreter, tuple(needed))
-    except Exception as error:  # the library fails in many ways over a damaged file
+    except Exception as error:  # the library raises many classes for damaged files
         reason = str(error) or type(error).__name__
         raise CheckError(f"{name} is not an ELF program: {reason}", "build it again") from error
 
 
 def read_build_info(path: Path, go: Go) -> dict[str, Any]:
-    """What Go's linker recorded: Go's version, main module, dependencies, settings.
+    """Build information from Go's linker: Go's version, main module, dependencies, settings.
 
     The form is that of Go's debug.BuildInfo, with `Settings` as a mapping.
 
     Raises:
-        CheckError: it has none.
+        CheckError: the program has none.
     """
-    answer = process.probe([go.command, "version", "-m", "-json", path], env=environment(go))
+    answer = process.probe(
+        [go.command, "version", "-m", "-json", path], env=environment(go, NO_TELEMETRY)
+    )
     try:
         info: dict[str, Any] = json.loads(answer.stdout)
     except ValueError as error:

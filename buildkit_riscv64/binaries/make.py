@@ -1,8 +1,7 @@
-"""`--via make`: upstream's own `make binaries`, through docker buildx.
+"""`--method make`: upstream's own `make binaries`, through docker buildx.
 
-The compiler then runs in upstream's build container, on this machine and for
-this machine. Its Go is the one that upstream's Dockerfile names, so the bytes
-differ from those of `--via go`.
+Compiles in upstream's build container, on this machine for this machine. The container has
+its own Go, so the bytes differ from those of `--method go`.
 """
 
 from __future__ import annotations
@@ -10,64 +9,62 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .. import dist, pins, process
-from ..arch import Target
-from ..errors import BuildError, MissingRequirementError, SourceError, UsageError
+from ..core import dist, pins, process
+from ..core.arch import Target
+from ..core.errors import BuildError, MissingRequirementError, SourceError, UsageError
 from .elf import read_build_info
 from .source import Kind, Source
 from .toolchain import Go, ensure
 
 
 def refuse_impossible(source: Source, target: Target) -> None:
-    """Say at once what upstream's Makefile cannot do, or this machine cannot do for it.
+    """Refuse what upstream's Makefile or this machine cannot do.
 
     Raises:
-        UsageError: a profile or local changes are asked for.
-        SourceError: the source is a module, which has no commit to stamp.
+        UsageError: the options ask for a RISC-V profile or local changes.
+        SourceError: the source is the Go module, which has no commit.
         MissingRequirementError: docker, buildx, an engine or make is missing.
     """
     if target.level:
         raise UsageError(
-            f"--via make cannot compile for {target.level}", "leave --goriscv64 or --via out"
+            f"--method make cannot compile for {target.level}", "leave out --goriscv64"
         )
     if source.kind is Kind.MODULE:
         raise SourceError(
-            "--via make needs a git checkout of upstream, and the source is the Go module",
-            "git submodule update --init buildkit; or build with --via go",
+            "--method make needs a git checkout of upstream, and the source is the Go module",
+            "git submodule update --init buildkit; or build with --method go",
         )
     if source.dirty:
-        raise UsageError("--via make builds commits only", "commit your changes, or use --via go")
-    install = "run `invoke doctor --fix`; or build with --via go"
+        raise UsageError("--method make builds commits only", "commit first, or use --method go")
+    install = "run `invoke doctor --fix`; or build with --method go"
     for tool in ("make", "docker"):
         if process.which(tool) is None:
-            raise MissingRequirementError(
-                f"--via make needs {tool}, and it is missing", install, tool
-            )
+            raise MissingRequirementError(f"--method make needs {tool}", install, tool)
     for what, command in (
         ("the docker buildx plugin", ["docker", "buildx", "version"]),
         ("a running docker engine", ["docker", "version", "--format", "{{.Server.Version}}"]),
     ):
         answer = process.probe(command)
         if not answer.ok:
-            raise MissingRequirementError(f"--via make needs {what}: {answer.last_line}", install)
+            raise MissingRequirementError(f"{what} is needed: {answer.last_line}", install)
 
 
 def compile_commands(source: Source, output: Path, scratch: Path) -> Go:
-    """Run `make binaries` on a clone of the commit, and take the commands out of it.
+    """Run `make binaries` in a clone of the commit, and move the commands to `output`.
 
-    A clone, because upstream's Dockerfile stamps "dev" into programs when
-    `.git` is a file, as it is in a submodule.
+    It runs in a clone, because upstream's Dockerfile stamps "dev" into programs when
+    `.git` is a file, as in a submodule.
 
     Args:
         source: upstream.
-        output: the folder for the commands.
-        scratch: a folder for the clone.
+        output: the directory for the commands.
+        scratch: a directory for the clone.
 
     Returns:
         The Go in the container.
 
     Raises:
-        BuildError: it did not compile.
+        BuildError: `make binaries` left no commands.
     """
     clone = scratch / "buildkit"
     commit = source.revision
@@ -77,7 +74,7 @@ def compile_commands(source: Source, output: Path, scratch: Path) -> Go:
     )  # fmt: skip
     process.run(["git", "-C", clone, "checkout", "--quiet", "--detach", commit], error=SourceError)
     if source.pinned:
-        # A shallow submodule has no tags, and upstream's version comes from them.
+        # Upstream derives the version from tags, and a shallow submodule has none.
         process.run(["git", "-C", clone, "tag", "--force", source.version, commit])
     process.run(
         ["make", "-C", clone, "binaries"],

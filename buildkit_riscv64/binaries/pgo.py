@@ -1,6 +1,6 @@
-"""Profiles for `--pgo`: what Go's compiler takes, looked at before it is started.
+"""CPU profiles for `--pgo`, validated before the compiler starts.
 
-A profile is pprof's: a gzip'd protobuf, https://github.com/google/pprof/tree/main/proto.
+The format is pprof's: a gzip'd protobuf, https://github.com/google/pprof/tree/main/proto.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..core import values
+from ..core.errors import UsageError
 
-#: Far more than any daemon's profile; a small file can unpack to anything.
+#: Much more than a daemon's profile; limits what a small file can unpack to.
 MOST_BYTES = 64 << 20
-#: Of the kinds of samples that a profile may have, those that Go's compiler takes.
+#: Kinds of samples that Go's compiler accepts.
 KINDS = {("samples", "count"), ("cpu", "nanoseconds")}
 _HINT = "record one with `invoke benchmark --profile FILE`"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A CPU profile, looked at.
+    """A validated CPU profile.
 
     Args:
         content: the file.
@@ -35,13 +36,13 @@ class Profile:
 
     @property
     def sha256(self) -> str:
-        """Its digest, in hexadecimal."""
+        """SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.content).hexdigest()
 
 
 @functools.cache
 def _message() -> Any:
-    """The class of the messages, with only the fields that are looked at."""
+    """The message class, with only the fields that are validated."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto
@@ -63,8 +64,8 @@ def _message() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("profile.Profile"))
 
 
-def objection(content: bytes) -> str:
-    """What speaks against a file as a profile; nothing when it is good."""
+def validation_error(content: bytes) -> str:
+    """The validation error of a profile, or an empty string."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -87,18 +88,12 @@ def objection(content: bytes) -> str:
 
 
 def read(path: Path) -> Profile:
-    """A profile, looked at.
+    """Read and validate a profile.
 
     Raises:
-        UsageError: there is no such file, or it is no CPU profile.
+        UsageError: no such file, or not a CPU profile.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"--pgo {path}: more than {MOST_BYTES >> 20} MiB", _HINT)
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--pgo {path}: {reason}", _HINT) from error
-    if wrong := objection(content):
-        raise UsageError(f"--pgo {path} is no CPU profile of pprof's: {wrong}", _HINT)
+    content = values.content("--pgo", str(path), MOST_BYTES, hint=_HINT)
+    if wrong := validation_error(content):
+        raise UsageError(f"--pgo {path} is not a CPU profile of pprof: {wrong}", _HINT)
     return Profile(content)

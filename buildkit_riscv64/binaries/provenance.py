@@ -1,7 +1,7 @@
-"""The in-toto statement of how the artifacts were made: SLSA provenance v1.
+"""SLSA provenance v1 of the binaries, as an in-toto statement.
 
-The form is https://slsa.dev/spec/v1.0/provenance; `docs/artifacts.md` says what
-our fields mean. It is not signed here: releases are.
+The format is https://slsa.dev/spec/v1.0/provenance; `docs/artifacts.md` documents
+our fields. The statement itself is unsigned: releases are signed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 
-from ..dist import PROFILE
-from ..pins import MODULE
-from ..project import MAKER
+from ..core.dist import PROFILE
+from ..core.pins import MODULE
+from ..core.project import MAKER
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-#: What our externalParameters mean; a name that needs no server behind it (RFC 4151).
+#: Defines our externalParameters; a tag URI needs no server (RFC 4151).
 BUILD_TYPE = f"tag:{MAKER},2026:build-binaries/v1"
 
 
 def _bundle(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the bundle is made of, where there is one."""
+    """The bundle's dependencies, if the manifest has a bundle."""
     for one in manifest.get("bundle", {}).get("components", []):
         commit = {"gitCommit": one["revision"]} if one["revision"] else {}
         yield {
@@ -39,7 +39,7 @@ def _bundle(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def statement(manifest: Mapping[str, Any]) -> str:
-    """The statement about everything that a manifest lists, as JSON.
+    """The statement about every file of a manifest, as JSON.
 
     Args:
         manifest: a target's manifest.
@@ -73,7 +73,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
                 "internalParameters": {
                     "flags": build["flags"],
                     "environment": build["environment"],
-                    # As text: protobuf has only floating-point numbers here.
+                    # Text, because protobuf has only floating-point numbers here.
                     "host": {key: str(value) for key, value in manifest["host"].items()},
                 },
                 "resolvedDependencies": dependencies,
@@ -93,7 +93,7 @@ def statement(manifest: Mapping[str, Any]) -> str:
         ResourceDescriptor(name=file["name"], digest={"sha256": file["sha256"]}).pb
         for file in manifest["files"]
     ]
-    made = Statement(subjects, PREDICATE_TYPE, MessageToDict(predicate))
-    made.validate()
-    text = MessageToJson(made.pb, indent=None, sort_keys=True)
+    result = Statement(subjects, PREDICATE_TYPE, MessageToDict(predicate))
+    result.validate()
+    text = MessageToJson(result.pb, indent=None, sort_keys=True)
     return json.dumps(json.loads(text), indent=2) + "\n"

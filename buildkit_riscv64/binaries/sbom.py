@@ -1,4 +1,4 @@
-"""CycloneDX SBOMs, made from what Go's linker recorded in the programs themselves."""
+"""CycloneDX SBOMs, from the build information in the programs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from ..project import MAKER
+from ..core.project import MAKER
 
 
 def hashes(sha256: str) -> list[HashType]:
-    """A digest, as components have it."""
+    """The hashes of a component."""
     return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
 
 
@@ -29,7 +29,7 @@ def _purl(path: str, version: str | None, subpath: str | None = None) -> Package
 
 
 def _module(module: Mapping[str, Any]) -> Component:
-    """A module that is linked in; what replaces it, where something does."""
+    """A linked module, or its replacement."""
     effective = module.get("Replace") or module
     path, version = effective["Path"], effective.get("Version")
     purl = _purl(path, version)
@@ -42,7 +42,7 @@ def _module(module: Mapping[str, Any]) -> Component:
 
 
 def _library(library: Mapping[str, Any]) -> Component:
-    """A static library of which something is linked in."""
+    """A statically linked C library."""
     purl = PackageURL.from_string(library["package"]) if library["package"] else None
     return Component(
         type=ComponentType.LIBRARY, name=library["file"], version=purl.version if purl else None,
@@ -51,18 +51,22 @@ def _library(library: Mapping[str, Any]) -> Component:
 
 
 def bill_of_materials(
-    command: str, sha256: str, version: str, info: Mapping[str, Any], time: datetime,
+    command: str,
+    sha256: str,
+    version: str,
+    info: Mapping[str, Any],
+    time: datetime,
     libraries: Sequence[Mapping[str, Any]] = (),
-) -> str:  # fmt: skip
-    """The SBOM of a program, as CycloneDX 1.6 JSON; the same input gives the same text.
+) -> str:
+    """The SBOM of a program, as reproducible CycloneDX 1.6 JSON.
 
     Args:
         command: the program's name.
-        sha256: its digest.
-        version: of the module that it comes from.
-        info: its build information, from :func:`.elf.read_build_info`.
-        time: the date it carries.
-        libraries: those of C, as a manifest has them.
+        sha256: of the program.
+        version: of the program's module.
+        info: the build information, from :func:`.elf.read_build_info`.
+        time: the document's timestamp.
+        libraries: the C libraries, from a manifest.
     """
     module = info["Main"]["Path"]
     purl = _purl(module, version, info["Path"].removeprefix(module).strip("/") or None)
@@ -86,13 +90,13 @@ def bill_of_materials(
 
 
 def document(subject: Component, parts: Sequence[Component], sha256: str, time: datetime) -> str:
-    """An SBOM as CycloneDX 1.6 JSON; the same input gives the same text.
+    """An SBOM as reproducible CycloneDX 1.6 JSON.
 
     Args:
-        subject: what it is of.
-        parts: what that consists of.
-        sha256: the subject's digest.
-        time: the date it carries.
+        subject: the component it describes.
+        parts: the components in it.
+        sha256: of the subject.
+        time: the document's timestamp.
     """
     maker = Component(type=ComponentType.APPLICATION, name=MAKER)
     bom = Bom(
@@ -101,8 +105,7 @@ def document(subject: Component, parts: Sequence[Component], sha256: str, time: 
         ),
         components=parts,
     )
-    # A serial number identifies one document; deriving it from the subject
-    # keeps the document reproducible.
+    # The serial number comes from the subject, which keeps the document reproducible.
     bom.serial_number = UUID(hex=sha256[:32], version=4)
     bom.register_dependency(subject, parts)
     return str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"

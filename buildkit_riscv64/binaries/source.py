@@ -1,4 +1,4 @@
-"""Where upstream's source comes from, and the proof that it is the pinned one."""
+"""Upstream's source: where it comes from, and whether it is the pinned one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from .. import digests, dist, process, project, storage
-from ..errors import SourceError, UsageError
-from ..pins import MODULE, Pins
+from ..core import cache_keys, dist, documents, filesystem, git, process, project
+from ..core.errors import SourceError, UsageError
+from ..core.pins import MODULE, Pins
 from .toolchain import Go, environment, fetch_error
 
 _FETCH_SUBMODULE = "git submodule update --init buildkit"
@@ -32,19 +32,19 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Upstream's source, looked at and found good.
+    """Upstream's source, verified.
 
     Args:
-        kind: where it comes from.
-        directory: where to run go.
-        location: for people, as in `github.com/moby/buildkit@v0.32.2`.
-        version: what `--version` will say.
-        revision: the commit, with `.m` when files differ from it.
-        time: the commit's; the date of files in archives.
+        kind: the origin.
+        directory: the directory to run go in.
+        location: for messages, such as `github.com/moby/buildkit@v0.32.2`.
+        version: the output of `--version`.
+        revision: the commit, with `.m` if files differ from it.
+        time: of the commit; the timestamp of files in archives.
         dirty: files differ from the commit.
-        pinned: it is what `pins.toml` says, to the bit.
-        sum: the module's dirhash, for a module.
-        state: differs whenever anything that is compiled could.
+        pinned: the source is exactly the one in `pins/pins.toml`.
+        sum: the module's dirhash, if the source is a module.
+        state: changes whenever any compiled source could.
     """
 
     kind: Kind
@@ -65,50 +65,49 @@ class Source:
 
     @property
     def mod_flag(self) -> str:
-        """Modules from the module cache, or from the tree's vendor folder as upstream does."""
+        """Use upstream's vendor directory where there is one, else the module cache."""
         vendored = (self.directory / "vendor" / "modules.txt").is_file()
         return "-mod=vendor" if vendored else "-mod=readonly"
 
 
 class Modules(Protocol):
-    """What go compiles: in a folder with go.mod and go.sum."""
+    """A directory with go.mod and go.sum, to be compiled."""
 
     @property
     def directory(self) -> Path:
-        """Where to run go."""
+        """The directory to run go in."""
 
     @property
     def location(self) -> str:
-        """For people."""
+        """The source's name in messages."""
 
     @property
     def state(self) -> str:
-        """Differs whenever anything that is compiled could."""
+        """Changes whenever any compiled source could."""
 
     @property
     def mod_flag(self) -> str:
-        """Where go takes modules from."""
+        """The source of modules, as a flag of go."""
 
 
-def _git(directory: Path, *args: str, hint: str = "") -> str:
-    # Settings of a repository that could hide a change from git.
-    honest = ("core.fsmonitor=false", "core.trustctime=true", "core.checkStat=default")
-    settings = [word for setting in honest for word in ("-c", setting)]
-    return process.read(["git", "-C", directory, *settings, *args], error=SourceError, hint=hint)
+def _git(directory: Path, *args: str) -> str:
+    # Override settings that could hide a change from git.
+    settings = ("core.fsmonitor=false", "core.trustctime=true", "core.checkStat=default")
+    return git.read(directory, *args, settings=settings)
 
 
 def _differences(directory: Path) -> Iterator[tuple[str, str]]:
-    """What differs from HEAD, as (how, file): all that could be compiled in and is not committed."""
+    """Uncommitted files that could be compiled in, as (how, file)."""
     status = _git(
         directory, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames"
     )
     for entry in filter(None, status.split("\0")):
         yield ("untracked" if entry.startswith("??") else "changed"), entry[3:]
-    # A file that git has been told not to look at hides its changes from git status.
+    # assume-unchanged and skip-worktree hide changes from git status.
     for entry in filter(None, _git(directory, "ls-files", "-v", "-z").split("\0")):
         if entry[0] == "S" or entry[0].islower():
             yield "hidden from git (assume-unchanged or skip-worktree)", entry[2:]
-    # So does one that is ignored, and go build compiles it all the same.
+    # Git status omits ignored files, but go build compiles them.
     ignored = _git(
         directory, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--",
         "*.go", "*.s", "*.h", "*.syso",
@@ -122,13 +121,8 @@ def _state_of(directory: Path, head: str, differing: list[tuple[str, str]]) -> s
     for how, name in differing:
         path = directory / name
         content = path.read_bytes() if path.is_file() else b""
-        digests.add(digest, how.encode(), os.fsencode(name), content)
+        cache_keys.add(digest, how.encode(), os.fsencode(name), content)
     return f"sha256:{digest.hexdigest()}"
-
-
-def _is_checkout(directory: Path) -> bool:
-    # Without this, git would answer for a repository further up.
-    return (directory / ".git").exists()
 
 
 def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> Source:
@@ -140,11 +134,11 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
         )
     differing = list(_differences(directory))
     if differing and not allow_dirty:
-        named = ", ".join(f"{name} ({how})" for how, name in differing[:3])
+        files = ", ".join(f"{name} ({how})" for how, name in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise SourceError(
-            f"{storage.shown(directory)} differs from its commit: {named}{more}",
-            "commit or remove the changes, or build them on purpose with --allow-dirty",
+            f"{filesystem.display_path(directory)} differs from its commit: {files}{more}",
+            "commit or remove the changes, or build them with --allow-dirty",
         )
     dirty = bool(differing)
     if head == pins.commit:
@@ -160,7 +154,7 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
     return Source(
         kind=kind,
         directory=directory,
-        location=str(storage.shown(directory)),
+        location=str(filesystem.display_path(directory)),
         version=version + mark,
         revision=head + mark,
         time=datetime.fromtimestamp(seconds, UTC),
@@ -173,10 +167,10 @@ def _checkout(directory: Path, pins: Pins, kind: Kind, *, allow_dirty: bool) -> 
 def _from_path(text: str, pins: Pins, *, allow_dirty: bool) -> Source:
     try:
         directory = Path(text).expanduser().resolve()
-        there = directory.is_dir()
-    except (OSError, RuntimeError):  # too long, not ours to look at, no such user
-        there = False
-    if not there:
+        exists = directory.is_dir()
+    except (OSError, RuntimeError):  # path too long, permission denied, unknown user
+        exists = False
+    if not exists:
         raise UsageError(
             f"--source {text}: no such directory",
             "give auto, submodule, module or the path of a BuildKit checkout",
@@ -188,9 +182,9 @@ def _from_path(text: str, pins: Pins, *, allow_dirty: bool) -> Source:
     if first != ["module", MODULE]:
         raise SourceError(
             f"{text} is not BuildKit's source: no go.mod that says `module {MODULE}`",
-            "give the top folder of a checkout",
+            "give the top directory of a checkout",
         )
-    if not _is_checkout(directory):
+    if not git.is_checkout(directory):
         raise SourceError(
             f"{text} is not a git checkout, so its version and commit are unknown",
             "give a clone, or use --source module",
@@ -198,13 +192,13 @@ def _from_path(text: str, pins: Pins, *, allow_dirty: bool) -> Source:
     return _checkout(directory, pins, Kind.PATH, allow_dirty=allow_dirty)
 
 
-def submodule_is_there() -> bool:
+def submodule_is_fetched() -> bool:
     """True when the submodule has been fetched."""
-    return _is_checkout(project.SUBMODULE)
+    return git.is_checkout(project.SUBMODULE)
 
 
 def _from_submodule(pins: Pins, *, allow_dirty: bool) -> Source:
-    if not submodule_is_there():
+    if not submodule_is_fetched():
         raise SourceError(
             "the submodule buildkit/ has not been fetched",
             f"{_FETCH_SUBMODULE}; or use --source module, which needs no GitHub",
@@ -213,55 +207,55 @@ def _from_submodule(pins: Pins, *, allow_dirty: bool) -> Source:
 
 
 def module_sum(pins: Pins) -> str:
-    """The dirhash of upstream's module that this repository keeps.
+    """The pinned dirhash of upstream's module.
 
     Raises:
-        SourceError: the module's files and `pins.toml` do not speak of the same version.
+        SourceError: `pins/upstream/` and `pins/pins.toml` have different versions.
     """
-    return kept_sum(project.UPSTREAM_MODULE, MODULE, pins.version, pins)
+    return pinned_hash(project.UPSTREAM_MODULE, MODULE, pins.version, pins)
 
 
-def kept_sum(folder: Path, module: str, version: str, pins: Pins) -> str:
-    """The dirhash of a module that this repository keeps.
+def pinned_hash(directory: Path, module: str, version: str, pins: Pins) -> str:
+    """The pinned dirhash of a module.
 
     Args:
-        folder: where its go.mod and go.sum are.
-        module: which.
-        version: the pinned one.
-        pins: what is pinned.
+        directory: of its go.mod and go.sum.
+        module: the module's path.
+        version: the pinned version.
+        pins: the pins.
 
     Raises:
-        SourceError: its files and `pins.toml` do not speak of the same version.
+        SourceError: the module's files and `pins/pins.toml` have different versions.
     """
-    hint = f"git checkout pins.toml upstream/, or `invoke source.update {pins.version}`"
-    place = folder.relative_to(project.ROOT)
+    hint = f"git checkout pins/pins.toml pins/upstream/, or `invoke pins.update {pins.version}`"
+    place = directory.relative_to(project.ROOT)
     try:
-        required = (folder / "go.mod").read_text()
-        sums = (folder / "go.sum").read_text()
+        required = (directory / "go.mod").read_text()
+        checksums = (directory / "go.sum").read_text()
     except OSError as error:
         raise SourceError(f"cannot read {error.filename}: {error.strerror}", hint) from error
     wanted = re.escape(f"{module} {version}")
     if not re.search(rf"^\s*(require\s+)?{wanted}(?: // indirect)?$", required, re.M):
         raise SourceError(f"{place}/go.mod does not require the pinned {module} {version}", hint)
-    found = re.search(rf"^{wanted} (h1:\S+)$", sums, re.M)
+    found = re.search(rf"^{wanted} (h1:\S+)$", checksums, re.M)
     if not found:
         raise SourceError(f"{place}/go.sum has no hash of {module} {version}", hint)
     return found[1]
 
 
-def kept_state(folder: Path, kept: str) -> str:
-    """What differs whenever anything that is compiled from a module could.
+def module_state(directory: Path, dirhash: str) -> str:
+    """The state of a pinned module: changes whenever any compiled source could.
 
     Args:
-        folder: where its go.mod and go.sum are.
-        kept: its dirhash.
+        directory: of its go.mod and go.sum.
+        dirhash: the pinned hash of the module.
     """
-    files = b"".join((folder / name).read_bytes() for name in ("go.mod", "go.sum"))
-    return f"{kept} sha256:{hashlib.sha256(files).hexdigest()}"
+    files = b"".join((directory / name).read_bytes() for name in ("go.mod", "go.sum"))
+    return f"{dirhash} sha256:{hashlib.sha256(files).hexdigest()}"
 
 
 def _from_module(pins: Pins) -> Source:
-    kept = module_sum(pins)
+    dirhash = module_sum(pins)
     return Source(
         kind=Kind.MODULE,
         directory=project.UPSTREAM_MODULE,
@@ -271,26 +265,26 @@ def _from_module(pins: Pins) -> Source:
         time=pins.time,
         dirty=False,
         pinned=True,
-        sum=kept,
-        state=kept_state(project.UPSTREAM_MODULE, kept),
+        sum=dirhash,
+        state=module_state(project.UPSTREAM_MODULE, dirhash),
     )
 
 
 def resolve(source: str, pins: Pins, *, allow_dirty: bool = False) -> Source:
-    """Find the source and refuse one that is not what it should be.
+    """Find and verify the source.
 
     Args:
         source: `auto` (the submodule if it has been fetched, else the module),
             `submodule`, `module`, or the path of a checkout.
-        pins: what is pinned.
-        allow_dirty: accept files that differ from the commit.
+        pins: the pins.
+        allow_dirty: accept uncommitted changes.
 
     Raises:
-        UsageError: there is no such path.
-        SourceError: it is not what is pinned, or not BuildKit.
+        UsageError: no such path.
+        SourceError: the source is not BuildKit, not the pinned commit, or has changes.
     """
     match source:
-        case "auto" if submodule_is_there():
+        case "auto" if submodule_is_fetched():
             return _from_submodule(pins, allow_dirty=allow_dirty)
         case "auto" | "module":
             return _from_module(pins)
@@ -300,23 +294,27 @@ def resolve(source: str, pins: Pins, *, allow_dirty: bool = False) -> Source:
 
 
 def prepare(source: Modules, go: Go) -> None:
-    """Fetch what the source is compiled with, so that compiling needs no network.
+    """Fetch the modules, so that compiling needs no network.
 
     Raises:
-        NetworkError: something could not be fetched.
-        SourceError: something that was fetched has another hash than the pinned one.
+        NetworkError: a module could not be fetched.
+        SourceError: a fetched module does not have its pinned hash.
     """
     if source.mod_flag == "-mod=vendor":
         return
     answer = process.probe(
-        [go.command, "mod", "download"], cwd=source.directory, env=environment(go), timeout=None
+        [go.command, "mod", "download"],
+        cwd=source.directory,
+        env=environment(go),
+        timeout=None,
+        changes=True,
     )
     if not answer.ok:
         raise fetch_error(f"cannot fetch {source.location}", answer.stderr)
 
 
 def _newest_change(directories: list[str]) -> int:
-    """The newest change, in nanoseconds, of any file or folder below `directories`."""
+    """The newest change below `directories`, in nanoseconds."""
     newest = 0
     pending = list(directories)
     while pending:
@@ -332,27 +330,27 @@ def _newest_change(directories: list[str]) -> int:
 
 
 def verify_modules(source: Modules, go: Go, name: str = "modules") -> None:
-    """Check the extracted modules that are compiled against the hashes in this repository.
+    """Check the extracted modules against the hashes in this repository.
 
-    The go command checks what it downloads, and trusts what it extracted
-    before. `go mod verify` does not, but reads a hundred thousand kilobytes;
-    so it runs only when a file has changed since it last ran. The kernel
-    stamps each change of a file (ctime), and no call sets that stamp back.
+    The go command checks downloads, but not modules that it extracted earlier. `go mod
+    verify` checks them and reads a hundred thousand kilobytes, so it runs only if a file
+    has changed since its last run. The kernel updates a file's ctime on each change, and
+    no call can set it back.
 
     Args:
-        source: what is compiled.
+        source: the modules to check.
         go: the pinned toolchain.
-        name: what it is remembered by until then.
+        name: of the file that records the last run.
 
     Raises:
-        SourceError: a file is not what its module's hash says.
+        SourceError: a file does not match its module's hash.
     """
     if source.mod_flag == "-mod=vendor":
         return
     env = environment(go)
     listing = process.read(
         [go.command, "mod", "download", "-json"],
-        cwd=source.directory, env=env, timeout=None, error=SourceError,
+        cwd=source.directory, env=env, timeout=None, changes=True, error=SourceError,
     )  # fmt: skip
     directories = [m["Dir"] for m in json_stream(listing) if m.get("Dir")]
     stamp = project.cache() / f"verified-{name}.json"
@@ -362,7 +360,7 @@ def verify_modules(source: Modules, go: Go, name: str = "modules") -> None:
         "newest": _newest_change(directories),
     }
     try:
-        if json.loads(stamp.read_text()) == seen:
+        if documents.parse_json(stamp.read_bytes()) == seen:
             return
     except (OSError, ValueError):
         pass
@@ -370,19 +368,19 @@ def verify_modules(source: Modules, go: Go, name: str = "modules") -> None:
         [go.command, "mod", "verify"], cwd=source.directory, env=env, timeout=None
     )
     if not answer.ok:
-        told = (answer.stdout + answer.stderr).strip().splitlines()
+        output = (answer.stdout + answer.stderr).strip().splitlines()
         raise SourceError(
-            f"the module cache has been changed: {told[0] if told else 'go mod verify failed'}",
+            f"the module cache has been changed: {output[0] if output else 'go mod verify failed'}",
             "run `go clean -modcache` and build again",
         )
-    # Without it the next run verifies again, which is no reason for this one to fail.
+    # If this cannot be written, the next run verifies again.
     with contextlib.suppress(OSError):
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_json(stamp, seen)
+        filesystem.write_json(stamp, seen)
 
 
 def json_stream(text: str) -> Iterator[dict[str, str]]:
-    """The objects of a go command's -json output, which follow each other."""
+    """The concatenated objects of a go command's -json output."""
     decoder = json.JSONDecoder()
     position = 0
     while position < len(text):

@@ -1,4 +1,4 @@
-"""The tarball, as upstream has one: packed by all processors, and always the same bytes."""
+"""The tarball of the binaries: compressed in parallel, reproducible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from .. import host
+from ..core import host
 
-#: Half the time of the default level, for two percent more bytes.
+#: Half the time of the default level, for two percent more size.
 _GZIP_LEVEL = 4
-#: Compressed alone, so that every processor has something to do.
+#: Chunks are compressed independently, to use every processor.
 _CHUNK_BYTES = 1 << 20
 
 
@@ -33,7 +33,7 @@ class _ParallelGzip:
 
     @staticmethod
     def _member(chunk: bytes) -> bytes:
-        # 31: a gzip header around the largest window. zlib's has no time in it.
+        # 31: a gzip header and the largest window. zlib's header has no time.
         compressor = zlib.compressobj(_GZIP_LEVEL, wbits=31)
         return compressor.compress(chunk) + compressor.flush()
 
@@ -53,14 +53,14 @@ class _ParallelGzip:
         self._submit(0)
 
 
-def pack(folder: Path, names: list[str], archive: Path, when: datetime) -> None:
-    """Write a tarball: sorted, owned by root, all of the same time.
+def pack(directory: Path, names: list[str], archive: Path, when: datetime) -> None:
+    """Write a tarball: sorted, owned by root, with one timestamp.
 
     Args:
-        folder: where the files are.
-        names: which, relative to it.
-        archive: the tarball.
-        when: the time that all of them get.
+        directory: with the files.
+        names: of the files, relative to the directory.
+        archive: the tarball to write.
+        when: the timestamp of every file.
     """
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -76,5 +76,5 @@ def pack(folder: Path, names: list[str], archive: Path, when: datetime) -> None:
             fileobj=cast(BinaryIO, compressed), mode="w|", format=tarfile.USTAR_FORMAT
         ) as tar:
             for name in sorted(names):
-                tar.add(folder / name, name, filter=plain)
+                tar.add(directory / name, name, filter=plain)
         compressed.finish()

@@ -1,8 +1,7 @@
-"""The pinned Go: found on this machine, or fetched by whatever Go there is.
+"""The pinned Go: found on this machine, or fetched with any other Go.
 
-Go's toolchains are ordinary modules, golang.org/toolchain, so any Go can
-download one and check it against Go's checksum database; where our pins have
-its hash, that is checked as well.
+Go's toolchains are modules (golang.org/toolchain). Any Go can download one and checks it
+against Go's checksum database; if our pins contain its hash, we check that too.
 """
 
 from __future__ import annotations
@@ -16,23 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from ..core import dry_run, process
+from ..core.arch import Architecture
+from ..core.errors import (
+    MissingRequirementError,
+    NetworkError,
+    NotNativeError,
+    SourceError,
+    UsageError,
+)
+from ..core.pins import OLDEST_BOOTSTRAP_GO, Pins
+from ..system import host_checks
 
-from .. import process
-from ..arch import Architecture
-from ..errors import MissingRequirementError, NetworkError, NotNativeError, SourceError
-from ..pins import OLDEST_BOOTSTRAP_GO, Pins
-
-# Where distributions and go.dev put a Go that is not on PATH.
+# Where distributions and go.dev install Go outside PATH.
 _USUAL_PLACES = ("/usr/local/go/bin/go", "/usr/lib/go-{minor}/bin/go", "/usr/lib/go/bin/go")
 
-# Of the user's Go settings these reach our builds: where to fetch and cache,
-# and whom to ask about hashes. None of them can change the output, because
-# every module is checked against the hashes in this repository.
+# The user's Go settings that reach our builds: module proxy, caches, checksum database.
+# They cannot change the output, because every module is checked against pinned hashes.
 _NETWORK_SETTINGS = (
     "GOAUTH", "GOCACHE", "GOINSECURE", "GOMODCACHE", "GONOPROXY", "GONOSUMDB", "GOPATH",
     "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS",
 )  # fmt: skip
+
+# Go requires absolute paths here, and fails on a relative one.
+_DIRECTORIES = ("GOCACHE", "GOMODCACHE", "GOPATH")
 
 _NO_GO_HINT = "run `invoke doctor --fix` (or `sudo apt-get install golang-go`)"
 
@@ -43,9 +49,9 @@ class Go:
 
     Args:
         command: the go command.
-        version: its version, as in `go1.26.10`.
-        origin: `system`, or `module` when it came through the module proxy.
-        sum: the dirhash of its module, where it came as one.
+        version: such as `go1.26.10`.
+        origin: `system`, or `module` if fetched through the module proxy.
+        sum: the module's dirhash, if it came as a module.
     """
 
     command: Path
@@ -54,17 +60,54 @@ class Go:
     sum: str = ""
 
 
-def _ask(command: Path, *args: str, timeout: float = 60.0) -> process.Result:
+#: Go counts its runs in the user's configuration directory (https://go.dev/doc/telemetry), and
+#: no variable disables this. Commands that only read get no such directory.
+NO_TELEMETRY = {"XDG_CONFIG_HOME": os.devnull}
+
+
+def _user_settings() -> Path:
+    """The file of `go env -w`; with :data:`NO_TELEMETRY`, Go would not find it."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "go" / "env"
+
+
+def _asked() -> dict[str, str]:
+    """Go settings from the environment.
+
+    Raises:
+        UsageError: go would reject a setting, and fail.
+    """
     asked = {n: os.environ[n] for n in ("GOENV", *_NETWORK_SETTINGS) if n in os.environ}
+    for name in _DIRECTORIES:
+        value = asked.get(name, "")
+        entries = value.split(os.pathsep) if name == "GOPATH" else [value]
+        if not all(Path(entry).is_absolute() for entry in entries if entry):
+            raise UsageError(
+                f"{name}={value} in the environment: go accepts absolute directories only",
+                f"unset {name}, or write the whole path",
+            )
+    return asked
+
+
+def _ask(command: Path, *args: str, timeout: float = 60.0) -> process.Result:
+    asked = _asked()
     return process.probe(
         [command, *args],
-        env=process.environment({**asked, "GOTOOLCHAIN": "local", "GOFLAGS": ""}),
+        env=process.environment(
+            {
+                "GOENV": str(_user_settings()),
+                **asked,
+                **NO_TELEMETRY,
+                "GOTOOLCHAIN": "local",
+                "GOFLAGS": "",
+            }
+        ),
         timeout=timeout,
     )
 
 
 def _version_here(command: Path) -> str:
-    """'go1.26.10', or nothing when it is not a Go for this machine's architecture."""
+    """Go's version, such as 'go1.26.10'; empty if it is not a Go for this architecture."""
     # go version go1.26.10 linux/riscv64
     words = _ask(command, "version").stdout.split()
     if len(words) >= 4 and words[3] == f"linux/{Architecture.here()}":
@@ -73,7 +116,11 @@ def _version_here(command: Path) -> str:
 
 
 def candidates(pins: Pins) -> Iterator[Go]:
-    """Every Go on this machine, the one on PATH first."""
+    """Every Go on this machine, the one on PATH first.
+
+    Raises:
+        UsageError: a Go setting in the environment keeps Go from running.
+    """
     minor = ".".join(pins.go.split(".")[:2])
     places = [process.which("go"), *(Path(p.format(minor=minor)) for p in _USUAL_PLACES)]
     seen = set()
@@ -86,16 +133,18 @@ def candidates(pins: Pins) -> Iterator[Go]:
 
 
 def older_than(version: str, oldest: str) -> bool:
-    """True when Go's version, as in `go1.19`, is an older one than `oldest`, as in `1.19`."""
+    """True when a version such as `go1.19` is older than `oldest`, such as `1.19`."""
+    from packaging.version import InvalidVersion, Version
+
     try:
         return Version(version.removeprefix("go")) < Version(oldest)
     except InvalidVersion:
-        # A development version ("devel go1.28-abcdef"): young enough to fetch another.
+        # A development version ("devel go1.28-abcdef") is new enough.
         return False
 
 
 def find(pins: Pins) -> Go | None:
-    """The pinned Go, if it is on this machine already; fetches nothing."""
+    """The pinned Go, if installed; fetches nothing."""
     for go in candidates(pins):
         if go.version == pins.go_version:
             return go
@@ -103,76 +152,107 @@ def find(pins: Pins) -> Go | None:
 
 
 def bootstrap(pins: Pins) -> Go:
-    """A Go of this machine that can fetch another; the pinned one, if it is here.
+    """An installed Go that can fetch another, preferably the pinned one.
 
     Raises:
-        MissingRequirementError: there is none, or only one that is too old.
+        MissingRequirementError: no Go, or only older ones.
     """
     found = list(candidates(pins))
     if not found:
         raise MissingRequirementError("there is no Go on this machine", _NO_GO_HINT, "go")
-    young_enough = [go for go in found if not older_than(go.version, OLDEST_BOOTSTRAP_GO)]
-    if not young_enough:
+    recent = [go for go in found if not older_than(go.version, OLDEST_BOOTSTRAP_GO)]
+    if not recent:
         raise MissingRequirementError(
             f"{found[0].command} is {found[0].version}, too old to fetch {pins.go_version}"
             f" (at least {OLDEST_BOOTSTRAP_GO})",
             _NO_GO_HINT,
         )
-    same = (go for go in young_enough if go.version == pins.go_version)
-    return next(same, young_enough[0])
+    same = (go for go in recent if go.version == pins.go_version)
+    return next(same, recent[0])
 
 
 def ensure(pins: Pins) -> Go:
-    """The pinned Go; fetched if need be.
+    """The pinned Go; fetched if missing, except under `--dry`.
 
     Raises:
-        MissingRequirementError: there is no Go at all, or one too old to fetch another.
-        NetworkError: it could not be fetched.
-        SourceError: what was fetched has another hash than the pinned one.
+        EndedError: a dry run would have to fetch it.
+        MissingRequirementError: no Go, or only older ones.
+        NetworkError: the pinned Go could not be fetched.
+        SourceError: the fetched Go does not have its pinned hash.
     """
     go = bootstrap(pins)
-    return go if go.version == pins.go_version else fetch(go, pins)
+    if go.version == pins.go_version:
+        return go
+    if dry_run.active():
+        return _fetched(go, pins)
+    return fetch(go, pins)
+
+
+def _fetched(go: Go, pins: Pins) -> Go:
+    """The pinned Go, if it is in the module cache.
+
+    Raises:
+        EndedError: the pinned Go is missing.
+    """
+    platform = f"linux-{Architecture.here()}"
+    module = Path(_settings(go.command)["GOMODCACHE"], _module(pins.go_version, platform))
+    command = module / "bin" / "go"
+    if os.access(command, os.X_OK) and _version_here(command) == pins.go_version:
+        return Go(command, pins.go_version, "module")
+    fetching = download_command(go, pins.go_version, platform)
+    raise dry_run.EndedError(f"would run: {process.show(fetching)}")
+
+
+def download_command(go: Go, version: str, platform: str) -> process.Arguments:
+    """The command that fetches a Go toolchain; arguments as in :func:`download`."""
+    return [go.command, "mod", "download", "-json", _module(version, platform)]
+
+
+def _module(version: str, platform: str) -> str:
+    return f"golang.org/toolchain@v0.0.1-{version}.{platform}"
 
 
 def download(go: Go, version: str, platform: str) -> dict[str, Any]:
-    """Have a Go toolchain in the module cache, checked against Go's checksum database.
+    """Fetch a Go toolchain into the module cache, checked against Go's checksum database.
 
     Args:
-        go: what fetches it.
-        version: as in `go1.26.10`.
-        platform: what it runs on, as in `linux-riscv64`.
+        go: the toolchain that fetches.
+        version: such as `go1.26.10`.
+        platform: such as `linux-riscv64`.
 
     Returns:
-        What `go mod download -json` says of it.
+        The output of `go mod download -json`.
 
     Raises:
-        NetworkError: it could not be fetched.
-        SourceError: the checksum database knows another.
+        NetworkError: the toolchain could not be fetched.
+        SourceError: the checksum database has another hash.
     """
-    module = f"golang.org/toolchain@v0.0.1-{version}.{platform}"
     with tempfile.TemporaryDirectory() as empty:
         answer = process.probe(
-            [go.command, "mod", "download", "-json", module],
+            download_command(go, version, platform),
             cwd=Path(empty),
             env=environment(go),
             timeout=None,
+            changes=True,
         )
     try:
-        told: dict[str, Any] = json.loads(answer.stdout)
+        reply: dict[str, Any] = json.loads(answer.stdout)
     except ValueError:
-        told = {"Error": answer.last_line}
-    if error := told.get("Error"):
+        reply = {"Error": answer.last_line}
+    if error := reply.get("Error"):
         raise fetch_error(f"cannot fetch {version} for {platform}", error)
-    return told
+    return reply
 
 
 def fetch(go: Go, pins: Pins) -> Go:
-    """Download the pinned Go by means of another; a no-op when it is in the module cache.
+    """Fetch the pinned Go with another Go; a no-op if it is in the module cache.
 
     Raises:
-        NetworkError: it could not be fetched.
-        SourceError: it has another hash than the pinned one.
+        NetworkError: the pinned Go could not be fetched.
+        SourceError: the fetched Go does not have its pinned hash.
     """
+    if modules := _settings(go.command).get("GOMODCACHE"):
+        host_checks.require_exec(Path(modules))
     platform = f"linux-{Architecture.here()}"
     module = download(go, pins.go_version, platform)
     pinned = pins.go_sums.get(platform)
@@ -182,8 +262,8 @@ def fetch(go: Go, pins: Pins) -> Go:
             "remove it with `go clean -modcache`; if it comes back, do not use that module proxy",
         )
     root = Path(module["Dir"])
-    # Module archives carry no permissions. Go itself adds these when it is the
-    # one that switches toolchains (cmd/go/internal/toolchain).
+    # Module archives carry no permissions. The go command adds these only when it
+    # switches toolchains itself (cmd/go/internal/toolchain).
     for program in [*root.glob("bin/*"), *root.glob("pkg/tool/*/*")]:
         if not os.access(program, os.X_OK):
             program.chmod(program.stat().st_mode | 0o111)
@@ -203,11 +283,11 @@ _NETWORK_SIGNS = (
 
 
 def fetch_error(what: str, output: str) -> NetworkError | SourceError:
-    """The failure that the go command's words about a download amount to."""
+    """The failure that a go command's output about a download indicates."""
     lines = [line.strip() for line in output.strip().splitlines() if line.strip()]
     if "checksum mismatch" in output or "SECURITY ERROR" in output:
         return SourceError(
-            f"{what}: checksum mismatch, what was fetched is not what is pinned",
+            f"{what}: checksum mismatch, the download differs from the pin",
             "run `go clean -modcache`; if it comes back, do not use that module proxy",
         )
     signs = (line for line in lines if any(sign in line for sign in _NETWORK_SIGNS))
@@ -229,7 +309,7 @@ def _settings(command: Path) -> Mapping[str, str]:
     return settings
 
 
-# What would make Go compile for something else than this machine.
+# Variables that select another target.
 _TARGET_VARIABLES = (
     "GOOS", "GOARCH", "GOAMD64", "GOARM64", "GORISCV64", "GOARM", "GO386", "GOMIPS", "GOMIPS64",
     "GOPPC64", "GOWASM",
@@ -237,10 +317,10 @@ _TARGET_VARIABLES = (
 
 
 def refuse_cross_compilation(asked: Mapping[str, str] = os.environ) -> None:
-    """Native only: refuse an environment that asks for another architecture or level.
+    """Refuse an environment that selects another architecture or level.
 
     Raises:
-        NotNativeError: naming the variable.
+        NotNativeError: the message names the variable.
     """
     arch = Architecture.here()
     native = {"GOOS": "linux", "GOARCH": str(arch), arch.level_variable: arch.default_level}
@@ -258,17 +338,17 @@ def refuse_cross_compilation(asked: Mapping[str, str] = os.environ) -> None:
 
 
 def environment(go: Go, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a go command: the user's network settings and none of the rest.
+    """The environment of a go command: only the network settings come from the user.
 
     Args:
-        go: which Go.
-        extra: what to add, such as GOTMPDIR.
+        go: the toolchain.
+        extra: further variables, such as GOTMPDIR.
     """
     settings = _settings(go.command)
-    kept = {name: settings[name] for name in _NETWORK_SETTINGS if settings.get(name)}
+    network = {name: settings[name] for name in _NETWORK_SETTINGS if settings.get(name)}
     return process.environment(
         {
-            **kept,
+            **network,
             "GOENV": "off",
             "GOFLAGS": "",
             "GOWORK": "off",

@@ -1,9 +1,8 @@
 """`invoke verify-binaries`: compile again, and compare byte for byte.
 
-`--cross-check` is the only place in this project that may set GOARCH. What
-it compiles is compared and thrown away: it is made outside `dist/`, and
-:func:`buildkit_riscv64.dist.publish` takes nothing that was compiled on
-another architecture than it is for.
+Only `--cross-check` may set GOARCH. Its output is compared and deleted. It never enters
+`dist/`: :func:`buildkit_riscv64.core.dist.publish` refuses binaries that were compiled on
+another architecture.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pins, project, schemas, storage
-from ..arch import Architecture, Target
-from ..console import say
-from ..errors import CheckError, MismatchError, SourceError, UsageError
+from ..core import dist, dry_run, durations, filesystem, host, pins, project
+from ..core.arch import Architecture, Target
+from ..core.console import log
+from ..core.errors import MismatchError, SourceError, UsageError
 from . import bundle as bundles
-from . import cc, pgo, toolchain
+from . import c_toolchain, pgo, toolchain
 from . import compile as compiler
 from . import source as sources
-from .build import Via, inputs
+from .build import BuildMethod, inputs, log_compilation, log_part
 from .check import chosen
 from .elf import read_build_info
 
@@ -32,27 +31,22 @@ _DO_NOT_USE = "do not use these binaries; build them again, and report it if it 
 
 
 def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -> sources.Source:
-    """The source that the artifacts were compiled from, if it is still there."""
+    """The source of the artifacts, unless it has changed."""
     manifest = artifacts.manifest
-    if wrong := schemas.objection(manifest, schemas.BINARIES):
-        raise CheckError(
-            f"cannot use {storage.shown(artifacts.path / dist.MANIFEST)}: {wrong}",
-            "run `invoke build-binaries --force` to make it anew",
-        )
-    if manifest["build"]["via"] != Via.GO:
+    if manifest["build"]["via"] != BuildMethod.GO:
         raise UsageError(
             "these binaries come from upstream's container build, which is not reproducible here",
-            "build them with --via go",
+            "build them with --method go",
         )
     recorded = manifest["source"]
     where = recorded["location"] if recorded["kind"] == sources.Kind.PATH else recorded["kind"]
     source = sources.resolve(where, pinned, allow_dirty=recorded["dirty"])
     profile = pgo.read(artifacts.path / dist.PROFILE) if target.pgo else None
-    if inputs(source, target, Via.GO, pinned, profile) != manifest["build"]["inputs"]:
+    if inputs(source, target, BuildMethod.GO, pinned, profile) != manifest["build"]["inputs"]:
         raise SourceError(
             f"{target.name} was built from {manifest['version']} with {manifest['go']['version']},"
-            " and the source or the pins are others now",
-            "check out the commit of this repository that built it, or build it again",
+            " but the source or the pins have changed",
+            "check out the commit of this repository that built it, or rebuild it",
         )
     return source
 
@@ -60,40 +54,45 @@ def _same_inputs(artifacts: dist.Artifacts, target: Target, pinned: pins.Pins) -
 def _same_bundle(
     artifacts: dist.Artifacts, target: Target, pinned: pins.Pins
 ) -> list[bundles.Part]:
-    """What the artifacts' bundle was compiled from, if it is still there."""
+    """The parts of the artifacts' bundle, unless its sources have changed."""
     if "bundle" not in artifacts.manifest:
         return []
     parts = bundles.parts(pinned)
     if bundles.inputs(parts, target, pinned) != artifacts.manifest["bundle"]["inputs"]:
         raise SourceError(
-            f"the bundle of {target.name} was built from other sources than those that are pinned now",
-            "check out the commit of this repository that built it, or build it again",
+            f"the bundle of {target.name} was built from other sources than the pinned ones",
+            "check out the commit of this repository that built it, or rebuild it",
         )
     return parts
 
 
 def _incomparable(part: bundles.Part, artifacts: dist.Artifacts, target: Target) -> str:
-    """Why a part cannot be compared by its bytes here; nothing where it can."""
+    """Why a part cannot be rebuilt bit for bit here, or an empty string."""
     if not part.component.cgo:
         return ""
     if target.arch is not Architecture.here():
-        return f"C is linked in, and that for {target.arch} is compiled there alone"
+        return f"it contains C, which is compiled on {target.arch} only"
     c = bundles.of(artifacts.manifest, next(iter(part.commands)))["c"]
-    if not cc.is_here(c):
-        return f"C is linked in, and this machine has not the same: {c['compiler']}, its libraries"
+    if not c_toolchain.is_here(c):
+        return (
+            f"it contains C, and this machine does not have {c['compiler']} and the same libraries"
+        )
     return ""
 
 
 def _by_record(
-    part: bundles.Part, artifacts: dist.Artifacts, target: Target, go: toolchain.Go,
+    part: bundles.Part,
+    artifacts: dist.Artifacts,
+    target: Target,
+    go: toolchain.Go,
     extra: Mapping[str, str],
-) -> dict[str, Any]:  # fmt: skip
-    """The verdict over a program that cannot be compiled again: by what Go recorded in it."""
+) -> dict[str, Any]:
+    """Compare a program by its build information, without compiling it again."""
     (command,) = part.commands
     path = artifacts.path / dist.binary(command)
     return {
         "name": dist.binary(command),
-        "artifact_sha256": storage.sha256(path),
+        "artifact_sha256": filesystem.sha256(path),
         "why": _incomparable(part, artifacts, target),
         "differences": bundles.differences(part, read_build_info(path, go), go, target, extra),
     }
@@ -101,10 +100,18 @@ def _by_record(
 
 def _compile_again(
     artifacts: dist.Artifacts, target: Target, extra: Mapping[str, str], *, fresh_cache: bool
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """Compile again and compare; None under `--dry`, which only prints the commands."""
     started = time.monotonic()
     pinned = pins.load()
     source = _same_inputs(artifacts, target, pinned)
+    if dry_run.active():
+        profile = str(artifacts.path / dist.PROFILE) if target.pgo else ""
+        log_compilation(source, extra, pinned, profile)
+        for part in _same_bundle(artifacts, target, pinned):
+            if not _incomparable(part, artifacts, target):
+                log_part(part, target, pinned, extra)
+        return None
     go = toolchain.ensure(pinned)
     sources.prepare(source, go)
     sources.verify_modules(source, go)
@@ -112,11 +119,14 @@ def _compile_again(
     bundles.prepare(parts, go)
     bundles.verify(parts, go)
     comparable = [part for part in parts if not _incomparable(part, artifacts, target)]
-    with _aside(target) as folder:
-        output, scratch = folder / "bin", folder / "scratch"
+    how = f"verify-binaries --{'rebuild' if fresh_cache else 'cross-check'}"
+    if comparable:
+        how += ", with the bundle"
+    with durations.announced("the verification", how), _aside(target) as directory:
+        output, scratch = directory / "bin", directory / "scratch"
         output.mkdir()
         scratch.mkdir()
-        cache = {"GOCACHE": f"{folder}/cache"} if fresh_cache else {}
+        cache = {"GOCACHE": f"{directory}/cache"} if fresh_cache else {}
         compiler.compile_commands(
             source, go, output, scratch, {**extra, **cache},
             profile=str(artifacts.path / dist.PROFILE) if target.pgo else "",
@@ -127,8 +137,8 @@ def _compile_again(
         files = [
             {
                 "name": dist.binary(command),
-                "artifact_sha256": storage.sha256(artifacts.path / dist.binary(command)),
-                "compiled_again_sha256": storage.sha256(output / command),
+                "artifact_sha256": filesystem.sha256(artifacts.path / dist.binary(command)),
+                "compiled_again_sha256": filesystem.sha256(output / command),
             }
             for command in programs
         ]
@@ -151,18 +161,18 @@ def _compile_again(
 
 @contextlib.contextmanager
 def _aside(target: Target) -> Iterator[Path]:
-    """An empty folder: not in /tmp, which may be memory, and not in `dist/`.
+    """An empty directory outside `dist/` and /tmp, which may be in memory.
 
-    What a run that was killed left is removed first.
+    Removes leftovers of killed runs.
     """
     checkout = hashlib.sha256(str(project.ROOT).encode()).hexdigest()[:12]
     place = project.cache() / "verification" / checkout
-    with dist.lock(target, place), dist.staging(target, place) as folder:
-        yield folder
+    with dist.lock(target, place), dist.staging(target, place) as directory:
+        yield directory
 
 
 def _judge(verdict: Mapping[str, Any], what: str) -> None:
-    """Refuse a verdict that is not "identical"."""
+    """Refuse a verdict other than "identical"."""
     for file in verdict["files"]:
         artifact, again = file["artifact_sha256"], file["compiled_again_sha256"]
         if artifact != again:
@@ -176,68 +186,67 @@ def _judge(verdict: Mapping[str, Any], what: str) -> None:
             raise MismatchError(f"{verdict['target']}: {one['name']}: {difference}", _DO_NOT_USE)
 
 
-def _rebuild(target: Target) -> dict[str, Any]:
-    """Compile once more from nothing, in another folder, and compare.
+def _log_plan(target: Target, how: str) -> None:
+    log(f"{'would compile' if dry_run.active() else 'compiling'} {target.name} again, {how}")
+
+
+def _rebuild(target: Target) -> dict[str, Any] | None:
+    """Compile again without caches, in another directory, and compare.
 
     Returns:
-        The verdict.
-
-    Raises:
-        UsageError: the target is for another architecture.
-        MismatchError: the bytes differ.
-        SourceError: what they were built from is not there any more.
+        The verdict; None under `--dry`.
     """
     if target.arch is not Architecture.here():
         raise UsageError(
             f"--rebuild of {target.name} needs a {target.arch} machine, and this is {Architecture.here()}",
             "use --cross-check here",
         )
-    artifacts = dist.load(dist.folder(target))
-    say(f"compiling {target.name} again from nothing, in another folder")
+    artifacts = dist.load(dist.directory(target))
+    _log_plan(target, "from nothing, in another directory")
     verdict = _compile_again(artifacts, target, target.go_level(), fresh_cache=True)
+    if verdict is None:
+        return None
     _judge(verdict, "compiling again")
     return verdict
 
 
-def _cross_check(target: Target) -> dict[str, Any]:
-    """Compile on this machine for the artifacts' architecture, compare, throw it away.
+def _cross_check(target: Target) -> dict[str, Any] | None:
+    """Compile here for the artifacts' architecture, compare, and delete the result.
 
-    The verdict is written beside the artifacts, whatever it is.
+    Writes the verdict to the artifacts' directory, also when they differ.
 
     Returns:
-        The verdict.
-
-    Raises:
-        UsageError: this machine has the artifacts' own architecture.
-        MismatchError: the bytes differ.
-        SourceError: what they were built from is not there any more.
+        The verdict; None under `--dry`.
     """
     if target.arch is Architecture.here():
         raise UsageError(
             f"--cross-check needs a machine of another architecture, and this is {target.arch} too",
             "use --rebuild here",
         )
-    artifacts = dist.load(dist.folder(target))
-    say(f"compiling for {target.name} on {Architecture.here()}, only to compare")
+    artifacts = dist.load(dist.directory(target))
+    _log_plan(target, f"on {Architecture.here()}, only to compare")
     extra = {"GOARCH": str(target.arch), **target.go_level()}
     verdict = _compile_again(artifacts, target, extra, fresh_cache=False)
-    storage.write_json(artifacts.path / dist.VERDICT, verdict)
+    if verdict is None:
+        log(f"would write {filesystem.display_path(artifacts.path / dist.VERDICT)}")
+        return None
+    filesystem.write_json(artifacts.path / dist.VERDICT, verdict)
     _judge(verdict, "the cross-check")
     return verdict
 
 
 def main(target: str, *, rebuild: bool, cross_check: bool) -> list[dict[str, Any]]:
-    """`invoke verify-binaries`: verify one target, or all that this machine can.
+    """`invoke verify-binaries`: verify one target, or every target that this machine can.
 
-    Without either flag, each target is verified in the way that this machine can.
+    Without either flag, picks the possible way for each target.
 
     Returns:
-        The verdicts.
+        The verdicts; none under `--dry`.
 
     Raises:
-        UsageError: both ways at once, or a way that this machine cannot go.
+        UsageError: both flags, or a way that this machine does not support.
         MismatchError: the bytes differ.
-        SourceError: what they were built from is not there any more.
+        SourceError: the source has changed.
     """
     if rebuild and cross_check:
         raise UsageError(
@@ -248,7 +257,8 @@ def main(target: str, *, rebuild: bool, cross_check: bool) -> list[dict[str, Any
     if not target and rebuild != cross_check:
         fitting = [one for one in targets if (one.arch is here) is rebuild]
         targets = fitting or targets
-    return [
+    verdicts = [
         _rebuild(one) if (rebuild or (not cross_check and one.arch is here)) else _cross_check(one)
         for one in targets
     ]
+    return [verdict for verdict in verdicts if verdict is not None]

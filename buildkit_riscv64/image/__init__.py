@@ -1,7 +1,6 @@
-"""Phase 2: the image, root and rootless, made of the binaries of phase 1.
+"""Phase 2: the image, root and rootless, with the binaries of phase 1.
 
-:mod:`.packages` finds Debian's packages and :mod:`.tools` what unpacks them;
-:mod:`.engines` runs the Dockerfile, :mod:`.build` makes of that the artifacts,
-:mod:`.check` looks at them and runs them (:mod:`.container`), :mod:`.push`
-takes them to a registry. :mod:`.certs` makes certificates for serving TCP.
+:mod:`.packages` resolves Debian's packages, :mod:`.base_image` provides the image that
+unpacks them, :mod:`.engines` runs the Dockerfile, :mod:`.build` publishes the artifacts,
+:mod:`.check` checks them and runs them (:mod:`.container`), :mod:`.push` pushes them.
 """

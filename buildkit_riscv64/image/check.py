@@ -1,4 +1,4 @@
-"""`invoke check-image`: is the image what it says it is, is nothing in it that should not be, does it run?"""
+"""`invoke check-image`: check an image's contents and configuration, and run it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import apt, dist, project, schemas, storage
-from ..arch import Architecture, Target
 from ..binaries.elf import read_stream
-from ..console import Status, duration, size
-from ..errors import CheckError
-from ..findings import Finding, Findings, equal, judged, of_files, refuse_failed
+from ..core import dist, dry_run, filesystem, project
+from ..core.arch import Architecture, Target
+from ..core.check_results import (
+    Finding,
+    Findings,
+    equal,
+    judged,
+    of_damaged,
+    of_files,
+    refuse_failed,
+)
+from ..core.console import Status, duration, size
+from ..core.errors import CheckError
+from ..system import apt
 from . import container, layout
 from .variants import Variant
 
-#: What to do about an image that was refused.
-REMEDY = "run `invoke build-image --force` to make it anew"
+#: How to fix a refused image.
+REMEDY = "run `invoke build-image --force` to rebuild it"
 
-#: Seconds in which the daemon has to end when an engine asks it to; docker waits ten.
+#: docker's grace period for the daemon in seconds; then docker kills it and it may lose data.
 STOP_SECONDS = 10.0
-#: Programs with capabilities of their own: without them there is no rootless.
+#: Programs with file capabilities, which rootless needs.
 CAPABLE: dict[Variant, list[str]] = {
     Variant.ROOT: [],
     Variant.ROOTLESS: ["usr/bin/newgidmap", "usr/bin/newuidmap"],
 }
-#: Each runs, and says its version.
+#: Programs that must run, with a command that prints a version or usage.
 PROGRAMS = {
     "buildkitd": "buildkitd --version",
     "buildctl": "buildctl --version",
@@ -59,42 +68,45 @@ ROOTLESS_PROGRAMS = {
     "newuidmap": "newuidmap 2>&1 | grep usage",
     "newgidmap": "newgidmap 2>&1 | grep usage",
 }
-#: Left by package managers and builds: nobody needs it.
+#: Leftovers of package managers and builds.
 CACHES = (
     "var/cache/*", "var/lib/apt/lists/*", "var/log/*", "tmp/*", "var/tmp/*", "root/.*", "*.pyc",
     "*/.git/*", "*.deb",
 )  # fmt: skip
-#: Names of files with secrets in them.
+#: Names of files with secrets.
 SECRETS = (
     "*/id_rsa", "*/id_ecdsa", "*/id_ed25519", "*.key", "*-key.pem", "*/.netrc", "*/.npmrc",
     "*/.docker/config.json", "*/.aws/*", "*/.ssh/*", "*/.git-credentials", "etc/shadow",
     "etc/ssh/ssh_host_*",
 )  # fmt: skip
 _SECRET = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
-#: Libraries that the kernel or the loader itself provides.
+#: Libraries that the kernel or the loader provides.
 _PROVIDED = ("ld-linux", "linux-vdso")
 
 # Runs under an engine's init, as buildx starts it: an orphan that ends must not stay a zombie.
+# The loop gives a busy machine time.
 _ORPHAN = (
-    "/bin/sh -c '/bin/sleep 0.3 & exit'; /bin/sleep 1.5;"
+    "/bin/sh -c '/bin/sleep 0.3 & exit'; tries=200; /bin/sleep 1;"
+    " while [ $tries -gt 0 ] && grep -qs '^Name:.sleep' /proc/[0-9]*/status; do"
+    " tries=$((tries - 1)); /bin/sleep 0.3; done;"
     " echo zombies: $(grep -h ^State: /proc/[0-9]*/status | grep -c Z)"
 )
 
 
 @dataclass
 class Contents:
-    """What is in an image's layers, all told.
+    """Contents of an image's layers.
 
     Args:
-        unpacked: bytes of the files of each layer.
-        modes: of each path.
+        unpacked: total file size of each layer, in bytes.
+        modes: mode of each path.
         secrets: files that look like keys.
         programs: ELF machine and needed libraries of each program and library.
-        capable: programs with capabilities of their own.
+        capable: programs with file capabilities.
         newest: the latest modification time, in seconds since 1970.
         devices: device nodes.
-        removed: what a layer removes of one below.
-        sums: sha256 of BuildKit's commands.
+        removed: whiteouts, which remove files of lower layers.
+        checksums: sha256 of BuildKit's commands.
     """
 
     unpacked: list[int] = field(default_factory=list)
@@ -105,14 +117,14 @@ class Contents:
     newest: float = 0
     devices: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    sums: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 def read(image: layout.Image) -> Contents:
-    """Read all layers, once.
+    """Read every layer once.
 
     Raises:
-        CheckError: one is no tar archive.
+        CheckError: a layer is not a tar archive.
     """
     contents = Contents()
     for path in image.layers:
@@ -121,14 +133,14 @@ def read(image: layout.Image) -> Contents:
             with tarfile.open(path, "r|*") as tar:
                 for entry in tar:
                     total += entry.size if entry.isfile() else 0
-                    _look(contents, entry, tar)
+                    _record(contents, entry, tar)
         except (tarfile.TarError, OSError, EOFError, TypeError) as error:
             raise CheckError(f"layer {path.name[:12]} cannot be read: {error}", REMEDY) from error
         contents.unpacked.append(total)
     return contents
 
 
-def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+def _record(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
     name = entry.name.removeprefix("./").rstrip("/")
     contents.modes[name] = entry.mode | (stat.S_IFDIR if entry.isdir() else 0) | (
         stat.S_IFLNK if entry.issym() else 0
@@ -141,8 +153,8 @@ def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> N
     if Path(name).name.startswith(".wh."):
         contents.removed.append(name)
     command = next((c for c in dist.COMMANDS if name == f"usr/bin/{c}"), "")
-    # What a higher layer has instead is what counts, be it a link.
-    contents.sums.pop(command, None)
+    # Higher layers replace lower ones, also with links.
+    contents.checksums.pop(command, None)
     file = tar.extractfile(entry) if entry.isreg() else None
     if file is None:
         return
@@ -152,43 +164,40 @@ def _look(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) -> N
     is_elf = start[:4] == b"\x7fELF"
     whole = start + file.read() if command or is_elf else b""
     if command:
-        contents.sums[command] = hashlib.sha256(whole).hexdigest()
+        contents.checksums[command] = hashlib.sha256(whole).hexdigest()
     if is_elf:
         elf = read_stream(io.BytesIO(whole), name)
         contents.programs[name] = (elf.machine, elf.needed)
 
 
 def _manifest(artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:
-    if wrong := schemas.objection(artifacts.manifest, schemas.IMAGE):
-        yield Finding(dist.MANIFEST, "schema", Status.FAIL, wrong)
-        return
     manifest = artifacts.manifest
     yield Finding(dist.MANIFEST, "schema", Status.OK, "good")
     yield equal(dist.MANIFEST, "target", manifest["target"], target.name)
     yield equal(dist.MANIFEST, "variant", manifest["variant"], str(variant))
     yield from of_files(artifacts)
     if not manifest["security_updates"]:
-        yield Finding("packages", "security updates", Status.WARN, "Debian's archive of them did not answer")  # fmt: skip
+        yield Finding("packages", "security updates", Status.WARN, "Debian's archive for them did not answer")  # fmt: skip
 
 
 def _binaries(artifacts: dist.Artifacts, contents: Contents, target: Target) -> Iterator[Finding]:
-    """The commands are those that phase 1 has finished and checked, and still are."""
-    binaries = dist.find(dist.folder(target))
-    if binaries is not None and schemas.objection(binaries.manifest, schemas.BINARIES):
-        binaries = None
+    """Compare the commands with the manifest and with the binaries of phase 1."""
+    binaries = dist.find(dist.directory(target))
     places = sorted(name for name in contents.modes if Path(name).name in dist.COMMANDS)
     yield equal("layers", "BuildKit's commands", places, sorted(f"usr/bin/{c}" for c in dist.COMMANDS))  # fmt: skip
     for command in dist.COMMANDS:
         recorded = artifacts.manifest["binaries"][command]
-        yield equal(f"usr/bin/{command}", "sha256", contents.sums.get(command), recorded)
+        yield equal(f"usr/bin/{command}", "sha256", contents.checksums.get(command), recorded)
         if binaries is None:
-            yield Finding(f"usr/bin/{command}", "of phase 1", Status.WARN, "there are no binaries to compare with")  # fmt: skip
+            yield Finding(f"usr/bin/{command}", "of phase 1", Status.WARN, "no binaries to compare with")  # fmt: skip
         else:
             now = binaries.files[dist.binary(command)]["sha256"]
             yield equal(f"usr/bin/{command}", "those in dist/", recorded, now)
 
 
-def _config(image: layout.Image, artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:  # fmt: skip
+def _config(
+    image: layout.Image, artifacts: dist.Artifacts, variant: Variant, target: Target
+) -> Iterator[Finding]:
     platform = f"{image.config.get('os')}/{image.config.get('architecture')}"
     yield equal("image", "platform", platform, f"linux/{target.arch}")
     yield equal("image", "digest", image.digest, artifacts.manifest["digest"])
@@ -203,7 +212,7 @@ def _config(image: layout.Image, artifacts: dist.Artifacts, variant: Variant, ta
     command = " ".join([*entrypoint, *(config.get("Cmd") or [])])
     flags = ("--tlscacert", "--tlscert", "--tlskey")
     open_door = "tcp://" in command and not all(flag in command for flag in flags)
-    yield judged("image", "no TCP without mutual TLS", not open_door, config.get("Cmd") or "the unix socket alone", "no tcp:// address")  # fmt: skip
+    yield judged("image", "no TCP without mutual TLS", not open_door, config.get("Cmd") or "the unix socket only", "no tcp:// address")  # fmt: skip
     exposed = sorted(config.get("ExposedPorts") or {})
     yield equal("image", "exposed ports", exposed, [])
     variables = dict(entry.partition("=")[::2] for entry in config.get("Env") or [])
@@ -222,7 +231,9 @@ def _config(image: layout.Image, artifacts: dist.Artifacts, variant: Variant, ta
     yield equal("image", "created", image.config.get("created"), manifest["created"])
 
 
-def _files(contents: Contents, artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:  # fmt: skip
+def _files(
+    contents: Contents, artifacts: dist.Artifacts, variant: Variant, target: Target
+) -> Iterator[Finding]:
     modes = contents.modes
     privileged = {
         name for name, mode in modes.items()
@@ -233,7 +244,7 @@ def _files(contents: Contents, artifacts: dist.Artifacts, variant: Variant, targ
     writable = sorted(
         name for name, mode in modes.items()
         if mode & stat.S_IWOTH and not stat.S_ISLNK(mode)
-        # In a folder with the sticky bit nobody touches what is another's.
+        # The sticky bit protects other users' files in a directory.
         and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX)
     )  # fmt: skip
     yield equal("layers", "writable for all", writable, [])
@@ -263,9 +274,9 @@ def _files(contents: Contents, artifacts: dist.Artifacts, variant: Variant, targ
 
 
 def _script(programs: Mapping[str, str]) -> str:
-    """Shell: each program's exit code and what it says."""
+    """A shell script that prints each program's exit code and first line of output."""
     lines = [
-        f'said=$({{ {command}; }} 2>&1 </dev/null); echo "{name}|$?|$(echo "$said" | head -n 1)"'
+        f'output=$({{ {command}; }} 2>&1 </dev/null); echo "{name}|$?|$(echo "$output" | head -n 1)"'
         for name, command in programs.items()
     ]
     return "\n".join(lines)
@@ -275,21 +286,21 @@ def _run(image: layout.Image, artifacts: dist.Artifacts, variant: Variant) -> It
     with container.unpacked(image.layout) as one:
         programs = PROGRAMS | (ROOTLESS_PROGRAMS if variant is Variant.ROOTLESS else {})
         answer = one.run(["/bin/sh", "-c", _script(programs)])
-        said = {
+        reported = {
             line.split("|")[0]: line.split("|", 2)[1:]
             for line in answer.stdout.splitlines()
             if line.count("|") >= 2
         }
         for name in programs:
-            code, line = said.get(name, ["-", answer.last_line])
+            code, line = reported.get(name, ["-", answer.last_line])
             good = code == "0"
             yield judged(name, "runs", good, line if good else f"exit code {code}: {line}", "it to run")  # fmt: skip
         for command in dist.COMMANDS:
-            line = said.get(command, ["", ""])[1]
+            line = reported.get(command, ["", ""])[1]
             wanted = f"{artifacts.manifest['version']} {artifacts.manifest['revision']}"
             yield judged(command, "version", line.endswith(wanted), line, wanted)
 
-        # As buildx starts it: an engine's init is process 1, and tini is not.
+        # As buildx starts it: the engine's init is process 1, tini is not.
         init = ["/sbin/docker-init", "--", "/usr/bin/tini", "-s", "--", "/bin/sh", "-c", _ORPHAN]
         answer = one.run(init)
         counted = answer.stdout.strip() or answer.last_line
@@ -297,14 +308,15 @@ def _run(image: layout.Image, artifacts: dist.Artifacts, variant: Variant) -> It
         yield judged("tini", "no complaint", not answer.stderr.strip(), answer.stderr.strip() or "none", "none")  # fmt: skip
 
         if variant is Variant.ROOTLESS and os.geteuid() != 0:
-            yield Finding("buildkitd", "starts", Status.WARN, "not tried: user namespaces in one of ours need root")  # fmt: skip
+            yield Finding("buildkitd", "starts", Status.WARN, "not tried: nested user namespaces need root")  # fmt: skip
             return
-        life = one.live()
-        yield judged("buildkitd", "answers", not life.problem, life.problem or f"after {duration(life.ready)}", "`buildctl debug workers` to answer")  # fmt: skip
-        if not life.problem:
-            yield judged("buildkitd", "ends on SIGTERM", life.stop <= STOP_SECONDS, f"after {duration(life.stop)}", f"within {duration(STOP_SECONDS)}")  # fmt: skip
-            worker = "found 1 workers" in life.said
-            yield judged("buildkitd", "worker", worker, "one" if worker else life.said[-200:], "one")  # fmt: skip
+        daemon_run = one.run_daemon()
+        yield judged("buildkitd", "answers", not daemon_run.problem, daemon_run.problem or f"after {duration(daemon_run.ready)}", "`buildctl debug workers` to answer")  # fmt: skip
+        if not daemon_run.problem:
+            late = "" if daemon_run.stop <= STOP_SECONDS else f", docker waits {duration(STOP_SECONDS)}: is this machine busy?"  # fmt: skip
+            yield Finding("buildkitd", "ends on SIGTERM", Status.WARN if late else Status.OK, f"after {duration(daemon_run.stop)}{late}")  # fmt: skip
+            worker = "found 1 workers" in daemon_run.output
+            yield judged("buildkitd", "worker", worker, "one" if worker else daemon_run.output[-200:], "one")  # fmt: skip
 
 
 def _layers(image: layout.Image, contents: Contents) -> Iterator[Finding]:
@@ -314,78 +326,83 @@ def _layers(image: layout.Image, contents: Contents) -> Iterator[Finding]:
     yield Finding("layers", "size", Status.OK, f"{size(image.size)} compressed, {size(sum(contents.unpacked))} unpacked")  # fmt: skip
 
 
-def examine(folder: Path, variant: Variant, target: Target) -> list[Finding]:
-    """Look at everything in an image's folder, and run it.
+def examine(directory: Path, variant: Variant, target: Target) -> list[Finding]:
+    """Check everything in an image's directory, and run the image.
 
     Args:
-        folder: finished, or about to be.
-        variant: what it should be.
-        target: what it should be for.
+        directory: published, or about to be.
+        variant: the expected variant.
+        target: the expected target.
 
     Raises:
-        CheckError: there is nothing to look at.
+        CheckError: nothing to check.
     """
-    artifacts = dist.load(folder)
+    try:
+        artifacts = dist.load(directory, dist.Kind.IMAGE)
+    except CheckError as error:
+        return of_damaged(directory, error)
     findings = list(_manifest(artifacts, variant, target))
     if any(f.status is Status.FAIL for f in findings):
         return findings
-    image = layout.load(folder / dist.LAYOUT)
-    if wrong := layout.damaged(image):
-        return [*findings, Finding("layout", "digests", Status.FAIL, f"{wrong} is damaged")]
+    image = layout.load(directory / dist.LAYOUT)
+    if damaged := layout.damaged(image):
+        return [*findings, Finding("layout", "digests", Status.FAIL, f"{damaged} is damaged")]
     contents = read(image)
     findings += _binaries(artifacts, contents, target)
     findings += _config(image, artifacts, variant, target)
     findings += _files(contents, artifacts, variant, target)
     findings += _layers(image, contents)
-    if target.arch is Architecture.here():
+    if dry_run.active():
+        findings.append(Finding("image", "runs", Status.WARN, "not run under --dry"))
+    elif target.arch is Architecture.here():
         findings += _run(image, artifacts, variant)
     else:
         findings.append(Finding("image", "runs", Status.WARN, f"not run: this machine is {Architecture.here()}"))  # fmt: skip
     return findings
 
 
-def require_good(folder: Path, variant: Variant, target: Target) -> None:
-    """Look at everything, and refuse it if anything is wrong.
+def require_good(directory: Path, variant: Variant, target: Target) -> None:
+    """Check everything, and raise if a check fails.
 
     Raises:
-        CheckError: naming what is wrong.
+        CheckError: the message names the failed checks.
     """
     name = f"{target.name} {variant}"
-    refuse_failed({name: examine(folder, variant, target)}, REMEDY)
+    refuse_failed({name: examine(directory, variant, target)}, REMEDY)
 
 
 def examine_all(target: str, *, yes: bool) -> Findings:
-    """Look at all images of a target, or of all targets in `dist/`.
+    """Check the images of the given target, or of every target.
 
     Raises:
-        UsageError: it is no target.
-        CheckError: there is nothing to look at.
-        MissingRequirementError: there is no runc or umoci to run them with.
+        UsageError: invalid target.
+        CheckError: nothing to check.
+        MissingRequirementError: runc or umoci is missing.
     """
     found = chosen(target)
     if any(one.arch is Architecture.here() for one, _ in found):
-        apt.provide(container.TOOLS, yes=yes)
+        apt.ensure_installed(container.TOOLS, yes=yes)
     return {
-        f"{one.name} {variant}": examine(dist.image_folder(one, variant), variant, one)
+        f"{one.name} {variant}": examine(dist.image_directory(one, variant), variant, one)
         for one, variant in found
     }
 
 
 def chosen(target: str = "") -> list[tuple[Target, Variant]]:
-    """The images that a command line means: those of a target, or all in `dist/`.
+    """The images to check: those of the given target, or every image in `dist/`.
 
     Raises:
-        UsageError: it is no target.
-        CheckError: there are none.
+        UsageError: invalid target.
+        CheckError: no images.
     """
     targets = [Target.parse(target)] if target else dist.targets()
     found = [
         (one, variant)
         for one in targets
         for variant in Variant
-        if (dist.image_folder(one, variant) / dist.MANIFEST).is_file()
+        if (dist.image_directory(one, variant) / dist.MANIFEST).is_file()
     ]
     if not found:
-        where = storage.shown(dist.folder(targets[0]) if target else project.DIST)
+        where = filesystem.display_path(dist.directory(targets[0]) if target else project.DIST)
         raise CheckError(f"no image in {where}/", "run `invoke build-image` first")
     return found

@@ -1,4 +1,4 @@
-"""OCI image layouts: a folder with an image, or several, by digest.
+"""OCI image layouts: directories with one or more images, stored by digest.
 
 See https://github.com/opencontainers/image-spec/blob/main/image-layout.md.
 """
@@ -15,21 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import storage
-from ..errors import CheckError
+from ..core import documents, filesystem, schemas
+from ..core.errors import CheckError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 TAR_TYPE = "application/vnd.oci.image.layer.v1.tar"
-#: Which of several images, by its name.
+#: Docker's own list of the images in an archive.
+DOCKER = "manifest.json"
+#: Annotation with an image's name.
 REF_NAME = "org.opencontainers.image.ref.name"
 
 Descriptor = dict[str, Any]
 
 
 def blob(layout: Path, digest: str) -> Path:
-    """Where a blob is."""
+    """Path of a blob."""
     algorithm, _, value = digest.partition(":")
     return layout / "blobs" / algorithm / value
 
@@ -52,20 +54,20 @@ def _encode(value: Any) -> bytes:
 
 
 def write_index(layout: Path, manifests: Iterable[Descriptor]) -> None:
-    """Write what makes a folder with blobs a layout."""
-    storage.write_json(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+    """Write `oci-layout` and `index.json`, which make a directory with blobs a layout."""
+    filesystem.write_json(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(manifests)}
-    storage.write_json(layout / "index.json", index)
+    filesystem.write_json(layout / "index.json", index)
 
 
-def from_folder(root: Path, layout: Path, arch: str, variant: str = "") -> str:
-    """Make an image of one layer from a root file system; the same gives the same.
+def from_directory(root: Path, layout: Path, arch: str, variant: str = "") -> str:
+    """Create a reproducible image with one layer from a root file system.
 
     Args:
-        root: the root file system; everything in it will be root's.
-        layout: where the layout is to be made.
-        arch: what its programs are for.
-        variant: of the architecture, if it has one.
+        root: the root file system; root will own every file.
+        layout: the layout to create.
+        arch: architecture of the programs.
+        variant: of the architecture, if any.
 
     Returns:
         The digest of its manifest.
@@ -81,7 +83,7 @@ def from_folder(root: Path, layout: Path, arch: str, variant: str = "") -> str:
     with tarfile.open(aside, "w", format=tarfile.GNU_FORMAT) as tar:
         for path in sorted(root.rglob("*")):
             tar.add(path, str(path.relative_to(root)), recursive=False, filter=plain)
-    digest = f"sha256:{storage.sha256(aside)}"
+    digest = f"sha256:{filesystem.sha256(aside)}"
     layer = {"mediaType": TAR_TYPE, "digest": digest, "size": aside.stat().st_size}
     blob(layout, digest).parent.mkdir(parents=True)
     aside.replace(blob(layout, digest))
@@ -101,13 +103,13 @@ def from_folder(root: Path, layout: Path, arch: str, variant: str = "") -> str:
 
 @dataclass(frozen=True)
 class Image:
-    """An image for one platform in a layout.
+    """An image for one platform.
 
     Args:
-        layout: the folder.
-        descriptor: of its manifest, as `index.json` has it.
-        manifest: its manifest.
-        config: its configuration.
+        layout: its layout.
+        descriptor: of the manifest, from `index.json`.
+        manifest: the image's manifest.
+        config: the image's configuration.
     """
 
     layout: Path
@@ -117,84 +119,94 @@ class Image:
 
     @property
     def digest(self) -> str:
-        """By which anybody can pull exactly this image."""
+        """The image's digest."""
         return str(self.descriptor["digest"])
 
     @property
     def platform(self) -> dict[str, str]:
-        """What it runs on, as an index says it."""
+        """The platform, as in an index."""
         keys = ("os", "architecture", "variant")
         return {key: self.config[key] for key in keys if key in self.config}
 
     @property
     def layers(self) -> list[Path]:
-        """Its layers' blobs, the lowest first."""
+        """Blobs of the layers, the lowest first."""
         return [blob(self.layout, layer["digest"]) for layer in self.manifest["layers"]]
 
     @property
     def size(self) -> int:
-        """What a registry stores and a pull transfers, in bytes."""
+        """Compressed size in bytes."""
         return sum(int(layer["size"]) for layer in self.manifest["layers"])
 
     @property
     def blobs(self) -> Iterator[Descriptor]:
-        """Everything it consists of, its manifest first."""
+        """Descriptors of every blob, the manifest first."""
         yield dict(self.descriptor)
         yield self.manifest["config"]
         yield from self.manifest["layers"]
+
+
+def _document(path: Path, kind: str) -> Any:
+    """Read and validate a document of a layout.
+
+    Raises:
+        OSError: the document cannot be read.
+        InvalidDocumentError: the document is invalid.
+    """
+    found = documents.parse_json(path.read_bytes())
+    documents.validate(found, schemas.OCI, kind)
+    return found
 
 
 def load(layout: Path) -> Image:
     """The only image of a layout.
 
     Raises:
-        CheckError: it is not there, or there is not exactly one.
+        CheckError: no image, or more than one.
     """
     try:
-        index = json.loads((layout / "index.json").read_text())
-        (descriptor,) = index["manifests"]
-        manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
-        config = json.loads(blob(layout, manifest["config"]["digest"]).read_bytes())
-        if not isinstance(config, dict):
-            raise TypeError("its configuration is no object")
+        (descriptor,) = _document(layout / "index.json", "image")["manifests"]
+        manifest = _document(blob(layout, descriptor["digest"]), "manifest")
+        config = _document(blob(layout, manifest["config"]["digest"]), "config")
         return Image(layout, descriptor, manifest, config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckError(
-            f"{storage.shown(layout)} is not the layout of an image: {error}",
-            "run `invoke build-image --force` to make it anew",
+            f"{filesystem.display_path(layout)} is not the layout of an image: {error}",
+            "run `invoke build-image --force` to rebuild it",
         ) from error
 
 
 def damaged(image: Image) -> str:
-    """The digest of the first blob that is not what it is called; or nothing."""
+    """Digest of the first damaged blob, or an empty string."""
     for descriptor in image.blobs:
         path = blob(image.layout, descriptor["digest"])
         try:
-            good = f"sha256:{storage.sha256(path)}" == descriptor["digest"]
+            good = f"sha256:{filesystem.sha256(path)}" == descriptor["digest"]
         except OSError:
             good = False
-        # What a damaged manifest says of the others is not looked at: it is the first.
+        # The manifest comes first, so later descriptors are from an undamaged manifest.
         if not good or path.stat().st_size != descriptor.get("size"):
             return str(descriptor["digest"])
     return ""
 
 
+def docker_manifest(image: Image) -> dict[str, Any]:
+    """An image in docker's own format, which is older than OCI's and uses the same blobs."""
+    return {
+        "Config": str(blob(Path(), image.manifest["config"]["digest"])),
+        "Layers": [str(layer.relative_to(image.layout)) for layer in image.layers],
+    }
+
+
 def archive(image: Image, path: Path, name: str) -> None:
-    """Write a layout as one file that `docker load` takes too.
+    """Write a layout to an archive that `docker load` accepts.
 
     Args:
         image: the image.
-        path: the file.
-        name: what docker is to call it, as in `buildkit:v0.32.2`.
+        path: of the archive.
+        name: the image's name in docker, such as `buildkit:v0.32.2`.
     """
-    # Of docker's own format, since before there was OCI's; it points into the same blobs.
-    docker = [
-        {
-            "Config": str(blob(Path(), image.manifest["config"]["digest"])),
-            "RepoTags": [name],
-            "Layers": [str(layer.relative_to(image.layout)) for layer in image.layers],
-        }
-    ]
+    docker = [{**docker_manifest(image), "RepoTags": [name]}]
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = entry.mtime = 0
@@ -202,8 +214,8 @@ def archive(image: Image, path: Path, name: str) -> None:
         entry.mode = 0o755 if entry.isdir() else 0o644
         return entry
 
-    extra = image.layout / "manifest.json"
-    storage.write_json(extra, docker)
+    extra = image.layout / DOCKER
+    filesystem.write_json(extra, docker)
     try:
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for file in sorted(image.layout.rglob("*")):
@@ -213,10 +225,10 @@ def archive(image: Image, path: Path, name: str) -> None:
 
 
 def combined(images: Sequence[Image]) -> tuple[Descriptor, bytes]:
-    """What stands for images of one name: the manifest of one, an index of several.
+    """The manifest of a single image, or an index of several.
 
     Returns:
-        Its descriptor, and the content of an index; the same images give the same.
+        Its descriptor, and the content of an index or nothing; reproducible.
     """
     descriptors = [
         {
@@ -235,10 +247,10 @@ def combined(images: Sequence[Image]) -> tuple[Descriptor, bytes]:
 
 
 def gather(images: Mapping[str, Sequence[Image]], layout: Path) -> None:
-    """Make a layout of images: by name, one for each platform; several become an index."""
+    """Create a layout from named images; several platforms become an index."""
     for image in {image.digest: image for parts in images.values() for image in parts}.values():
         for descriptor in image.blobs:
-            _take_over(image.layout, layout, descriptor["digest"])
+            _copy_blob(image.layout, layout, descriptor["digest"])
     entries = []
     for name, parts in images.items():
         entry, content = combined(parts)
@@ -249,59 +261,58 @@ def gather(images: Mapping[str, Sequence[Image]], layout: Path) -> None:
 
 
 def names(layout: Path) -> dict[str, Descriptor]:
-    """What a layout has by name; nothing where there is none.
+    """Descriptors in a layout by name; empty without a layout.
 
     Raises:
-        CheckError: it cannot be read.
+        CheckError: the layout cannot be read.
     """
     try:
-        entries = json.loads((layout / "index.json").read_text())["manifests"]
+        entries = _document(layout / "index.json", "named")["manifests"]
         return {one["annotations"][REF_NAME]: one for one in entries}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckError(
-            f"{storage.shown(layout)} is not a layout of named images: {error}",
+            f"{filesystem.display_path(layout)} is not a layout of named images: {error}",
             "move it away, and run it again",
         ) from error
 
 
 def merge(source: Path, layout: Path) -> None:
-    """Add what a layout has by name to another, in the place of what that has by the same names.
+    """Add the named images of `source` to a layout, and replace those of the same names.
 
-    The index is replaced last and in one step: whenever this is interrupted, it is
-    the old one or the new one, and what it names is there. What nothing leads to
-    any more is removed after that.
+    Replaces the index last and atomically: after an interruption, the index is the old or
+    the new one, and its blobs exist. Then removes unreferenced blobs.
     """
     entries = [*{**names(layout), **names(source)}.values()]
     for path in (source / "blobs").glob("*/*"):
-        _take_over(source, layout, f"{path.parent.name}:{path.name}")
+        _copy_blob(source, layout, f"{path.parent.name}:{path.name}")
     write_index(layout, entries)
     try:
         needed = set(_reachable(layout, entries))
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # what somebody has damaged says nothing of what is needed
+    except (OSError, ValueError):
+        return  # a damaged layout does not tell which blobs are referenced
     for path in (layout / "blobs").glob("*/*"):
         if f"{path.parent.name}:{path.name}" not in needed:
             path.unlink()
 
 
 def _reachable(layout: Path, descriptors: Iterable[Descriptor]) -> Iterator[str]:
-    """The digests of all that descriptors lead to."""
+    """Digests of every referenced blob."""
     for descriptor in descriptors:
         yield descriptor["digest"]
         if descriptor["mediaType"] == INDEX_TYPE:
-            index = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+            index = _document(blob(layout, descriptor["digest"]), "index")
             yield from _reachable(layout, index["manifests"])
         elif descriptor["mediaType"] == MANIFEST_TYPE:
-            manifest = json.loads(blob(layout, descriptor["digest"]).read_bytes())
+            manifest = _document(blob(layout, descriptor["digest"]), "manifest")
             yield from _reachable(layout, [manifest["config"], *manifest["layers"]])
 
 
-def _take_over(source: Path, layout: Path, digest: str) -> None:
-    """Have a blob of another layout here too; whole, or not at all."""
+def _copy_blob(source: Path, layout: Path, digest: str) -> None:
+    """Copy a blob from another layout atomically."""
     target = blob(layout, digest)
-    if target.exists() and f"sha256:{storage.sha256(target)}" == digest:
+    if target.exists() and f"sha256:{filesystem.sha256(target)}" == digest:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")

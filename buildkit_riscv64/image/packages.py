@@ -1,8 +1,7 @@
-"""Debian's packages for the image: exactly which, where from, and checked.
+"""Debian's packages for the image: resolved, fetched and verified.
 
-apt chooses them, in a state of its own that this machine's packages have no part
-in, for the image's architecture. Nothing is installed: the .deb files are for the
-Dockerfile to unpack.
+apt resolves them for the image's architecture, in a state independent of this machine's
+packages. Nothing is installed: the Dockerfile unpacks the .deb files.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .. import debian, process, project, storage
-from ..console import say, size, warn
-from ..errors import MissingRequirementError, NetworkError, SourceError
+from ..core import filesystem, process, project
+from ..core.console import log, size, warn
+from ..core.errors import MissingRequirementError, NetworkError, SourceError
+from ..system import debian
 
-#: The lists of packages, and what unpacks them.
+#: Lists of packages, and the scripts that unpack packages.
 LISTS = project.ROOT / "dockerfiles" / "packages"
-#: Names the packages of a set to what unpacks them.
+#: The file with the names of a set's packages.
 LIST = "list"
 
 # 'http://…/git_2.47.3-0%2bdeb13u1_riscv64.deb' git_1%3a2.47.3-0+deb13u1_riscv64.deb 8306616 SHA256:…
@@ -29,15 +29,15 @@ _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+\.deb) (?P<size>\d+) SHA256:(?
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A package, exactly.
+    """One version of a package.
 
     Args:
-        name: Debian's name for it.
+        name: Debian's name.
         version: Debian's version, with its epoch.
-        architecture: as in `riscv64` or `all`.
+        architecture: such as `riscv64` or `all`.
         sha256: of the .deb file, from the archive's signed index.
         size: of the .deb file, in bytes.
-        only: the one file of it that is taken; empty for all.
+        only: the single file to unpack; empty for every file.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Package:
 
     @property
     def file(self) -> str:
-        """The .deb file's name, as apt gives it."""
+        """The .deb file's name, as apt writes it."""
         version = self.version.replace(":", "%3a")
         return f"{self.name}_{version}_{self.architecture}.deb"
 
     def as_json(self) -> dict[str, object]:
-        """For a manifest."""
+        """The manifest's entry."""
         return asdict(self)
 
 
 def _parse(line: str) -> Package | None:
-    """The package of a line of `apt-get --print-uris`, if it is one."""
+    """The package in a line of `apt-get --print-uris`, if any."""
     match = _URI.match(line.strip())
     if match is None:
         return None
@@ -71,7 +71,7 @@ def _parse(line: str) -> Package | None:
 
 
 def _stand_in(name: str) -> str:
-    """An entry of dpkg's status file that apt takes for an installed package."""
+    """An entry of dpkg's status file that marks a package as installed."""
     return (
         f"Package: {name}\nStatus: install ok installed\nVersion: 1:99999\nArchitecture: all\n"
         "Multi-Arch: foreign\nMaintainer: nobody <nobody@invalid>\nDescription: stand-in\n\n"
@@ -79,7 +79,7 @@ def _stand_in(name: str) -> str:
 
 
 class Archive:
-    """Debian's archives as apt sees them, for one architecture.
+    """Debian's archives, for one architecture.
 
     Args:
         arch: the architecture, by Debian's name for it.
@@ -88,12 +88,12 @@ class Archive:
     def __init__(self, arch: str) -> None:
         self.arch = arch
         self._apt = debian.Apt(arch)
-        self._folder = self._apt.folder
+        self._directory = self._apt.directory
         self._debs = project.cache() / "packages"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the state for one run; another one waits."""
+        """Lock apt's state for one run; other runs wait."""
         self._debs.mkdir(parents=True, exist_ok=True)
         with self._apt.locked():
             yield
@@ -102,34 +102,32 @@ class Archive:
         """Fetch the archives' signed indexes.
 
         Returns:
-            Whether Debian's security updates are among them.
+            True if Debian's security updates are among them.
 
         Raises:
             MissingRequirementError: this is not Debian.
-            NetworkError: they could not be fetched, or their signatures are wrong.
+            NetworkError: an index could not be fetched, or its signature is wrong.
         """
         if process.which("apt-get") is None:
             raise MissingRequirementError(
-                "the image is made of Debian's packages, and there is no apt-get here",
+                "the image needs Debian's packages, and apt-get is missing",
                 "use a Debian machine, or `invoke on riscv64 -- build-image`",
             )
-        release = self._apt.fetch_release()
         updates = debian.source(debian.security(), f"{debian.SUITE}-security", debian.PACKAGES)
-        sources = [release.source(debian.PACKAGES)]
         try:
-            self._apt.fetch_indexes([*sources, updates])
+            self._apt.fetch_release(updates)
         except NetworkError as error:
-            # A mirror in the middle of an update; better without than not at all.
-            self._apt.fetch_indexes(sources)
+            # The mirror may be updating; build without security updates.
+            self._apt.fetch_release()
             warn(f"without Debian's security updates: {error.brief}")
             return False
         return True
 
     def resolve(self, *lists: str) -> list[Package]:
-        """The packages of lists and what they depend on, by name.
+        """The packages of lists, with dependencies, sorted by name.
 
         Args:
-            lists: names below `dockerfiles/packages/`.
+            lists: file names in `dockerfiles/packages/`.
 
         Raises:
             NetworkError: apt finds no solution.
@@ -138,7 +136,10 @@ class Archive:
         wanted = [words[0] for words in entries if len(words) == 1]
         partly = [(words[0], words[1]) for words in entries if len(words) == 2]
         without = [name for name in debian.listed(LISTS / "without") if name not in wanted]
-        (self._folder / "status").write_text("".join(map(_stand_in, without)))
+        status, text = self._directory / "status", "".join(map(_stand_in, without))
+        # apt caches the parsed indexes until this file is newer.
+        if not status.exists() or status.read_text() != text:
+            status.write_text(text)
         found = self._uris("install", "--yes", "--print-uris", *wanted) if wanted else []
         if partly:
             whole = {p.name: p for p in self.named(*sorted({name for name, _ in partly}))}
@@ -146,10 +147,10 @@ class Archive:
         return sorted(found, key=lambda package: (package.name, package.only))
 
     def named(self, *names: str) -> list[Package]:
-        """These packages alone, without what they depend on.
+        """Packages without their dependencies.
 
         Raises:
-            NetworkError: there is no such package.
+            NetworkError: no such package.
         """
         return self._uris("download", "--print-uris", *names)
 
@@ -157,40 +158,40 @@ class Archive:
         return [package for line in self._apt.get(*args).splitlines() if (package := _parse(line))]
 
     def fetch(self, packages: Sequence[Package]) -> None:
-        """Have the .deb files in the cache, checked against their hashes.
+        """Fetch the .deb files into the cache, and verify their hashes.
 
         Raises:
-            NetworkError: one could not be fetched.
-            SourceError: one is not what the archive's signed index says.
+            NetworkError: a file could not be fetched.
+            SourceError: a file does not match the archive's signed index.
         """
-        missing = [package for package in packages if not self._is_here(package)]
+        missing = [package for package in packages if not self._is_cached(package)]
         if not missing:
             return
-        say(f"fetching {len(missing)} packages, {size(sum(p.size for p in missing))}")
+        log(f"fetching {len(missing)} packages, {size(sum(p.size for p in missing))}")
         for package in missing:
-            # apt leaves what has the right size as it is.
+            # apt keeps existing files of the right size.
             (self._debs / package.file).unlink(missing_ok=True)
         self._apt.get("download", *(f"{p.name}={p.version}" for p in missing), cwd=self._debs)
         for package in missing:
-            if not self._is_here(package):
+            if not self._is_cached(package):
                 raise SourceError(
-                    f"{package.file} is not what Debian's signed index says",
+                    f"{package.file} does not match Debian's signed index",
                     "run it again; if it comes back, do not use that mirror",
                 )
 
-    def _is_here(self, package: Package) -> bool:
+    def _is_cached(self, package: Package) -> bool:
         path = self._debs / package.file
-        return path.is_file() and storage.sha256(path) == package.sha256
+        return path.is_file() and filesystem.sha256(path) == package.sha256
 
-    def place(self, packages: Iterable[Package], folder: Path) -> None:
-        """Put the .deb files of a set into a folder, with their list, for the Dockerfile."""
-        folder.mkdir(parents=True)
+    def place(self, packages: Iterable[Package], directory: Path) -> None:
+        """Copy a set's .deb files and their list into a directory for the Dockerfile."""
+        directory.mkdir(parents=True)
         lines = []
         for package in packages:
-            shutil.copyfile(self._debs / package.file, folder / package.file)
+            shutil.copyfile(self._debs / package.file, directory / package.file)
             lines.append(f"{package.file} {package.only}".strip())
-        (folder / LIST).write_text("\n".join(lines) + "\n")
+        (directory / LIST).write_text("\n".join(lines) + "\n")
 
     def path(self, package: Package) -> Path:
-        """Where the cache has a package's .deb file."""
+        """The cache's path of a package's .deb file."""
         return self._debs / package.file

@@ -1,7 +1,7 @@
-"""`invoke push-image`: the finished images, published under tags that keep their promises.
+"""`invoke push-image`: publish the images.
 
-A release's own tag never becomes another image, `v0.32` and `latest` only go
-forward, and what is no release gets a tag of its day and no other.
+A release's own tag never changes, `v0.32` and `latest` only move forward, and other
+builds get a tag with the day of their commit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from typing import Any, Protocol
 
 from packaging.version import Version
 
-from .. import apt, dist, locks, schemas, storage
-from ..arch import Target
-from ..console import step, warn
-from ..errors import CheckError, MismatchError, MissingRequirementError, NetworkError, UsageError
+from ..core import dist, dry_run, filesystem, locks
+from ..core.arch import Target
+from ..core.console import step, warn
+from ..core.errors import (
+    CheckError,
+    MismatchError,
+    MissingRequirementError,
+    NetworkError,
+    UsageError,
+)
+from ..system import apt
 from . import check, layout, registry
 from .variants import Variant
 
@@ -29,43 +36,41 @@ _RELEASE = re.compile(r"(v\d+\.\d+)\.\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `invoke push-image` was asked.
+class PushOptions:
+    """Options of `invoke push-image`.
 
     Args:
-        registry: where to push; None for the layout in `dist/oci/`.
-        target: the only target to push; None for all.
+        registry: the repository; None for the layout in `dist/oci/`.
+        target: the only target to push; None for every target.
         force: replace a release's own tag.
-        dry: only say what would be pushed.
-        yes: install what is missing without asking.
+        yes: install missing packages without asking.
     """
 
     registry: registry.Reference | None
     target: Target | None
     force: bool = False
-    dry: bool = False
     yes: bool = False
 
     @classmethod
-    def parse(cls, *, repository: str, target: str, **others: bool) -> Options:
-        """Options as the command line has them.
+    def parse(cls, *, repository: str, target: str, **others: bool) -> PushOptions:
+        """Options from the command line.
 
         Raises:
-            UsageError: it is no repository, or no target that can have a tag.
+            UsageError: invalid repository, or a target that gets no tag.
         """
         where = registry.Reference.parse(repository) if repository else None
         which = Target.parse(target) if target else None
         if which and not which.default:
             raise UsageError(
                 f"{which.name} is the same platform as {Target(which.arch).name},"
-                " and a tag holds one image for each",
+                " and a tag holds one image per platform",
                 f"push {Target(which.arch).name}, whose image runs on every machine",
             )
         return cls(registry=where, target=which, **others)
 
 
 class State(StrEnum):
-    """What becomes of a tag."""
+    """Result for a tag."""
 
     PUSHED = "pushed"
     THERE = "already there"
@@ -74,15 +79,15 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """A tag, and what becomes of it.
+    """A tag and its result.
 
     Args:
         name: the tag.
-        digest: of what is to be under it: an image, or an index of several.
-        size: of all its images' layers, in bytes.
-        platforms: what it runs on.
-        state: what becomes of it.
-        reason: why, where that is a question.
+        digest: of the image, or of an index of several.
+        size: of the layers of every image, in bytes.
+        platforms: of the images.
+        state: the result.
+        reason: of the result, where it needs one.
     """
 
     name: str
@@ -94,15 +99,15 @@ class Tag:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a push.
+class PushResult:
+    """The result of a push.
 
     Args:
-        place: where the images went.
-        registry: whether that is a registry.
-        tags: in the order in which they were pushed.
-        dry: nothing was pushed but said.
-        seconds: how long it took.
+        place: the target's name.
+        registry: the target is a registry.
+        tags: in the order of the push.
+        dry: nothing was pushed.
+        seconds: duration.
     """
 
     place: str
@@ -112,17 +117,17 @@ class Outcome:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The output of `--json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Publication:
-    """The images of a variant, one for each platform.
+class ImageSet:
+    """The images of a variant, one per platform.
 
     Args:
-        variant: which.
-        manifest: of any one of them.
+        variant: root or rootless.
+        manifest: of any of the images.
         images: at least one, in the order of their targets.
     """
 
@@ -132,13 +137,13 @@ class Publication:
 
     @property
     def version(self) -> str:
-        """The release that it is; nothing if it is none."""
+        """The release's version; empty for other builds."""
         version = str(self.manifest["version"])
         return version if self.manifest["pinned"] and _RELEASE.fullmatch(version) else ""
 
     @property
     def tags(self) -> list[str]:
-        """Its tags: first what never moves, last what moves most."""
+        """Its tags: the fixed one first, `latest` last."""
         if release := _RELEASE.fullmatch(self.version):
             names = [release[0], release[1], "latest"]
         else:
@@ -147,11 +152,11 @@ class Publication:
         return [name + self.variant.suffix for name in names]
 
     def newer(self, tag: str, existing: Collection[str]) -> str:
-        """The newest release of those whose tags exist, if it holds a rolling tag back.
+        """The newer release that prevents moving a rolling tag, or an empty string.
 
         Args:
             tag: the rolling tag.
-            existing: every tag that there is.
+            existing: every existing tag.
         """
         suffix = self.variant.suffix
         rolling = tag.removesuffix(suffix)
@@ -163,30 +168,30 @@ class Publication:
         return "" if Version(newest) == Version(self.version) else newest + suffix
 
     def decide(
-        self, tag: str, place: str, there: str, existing: Collection[str], *, force: bool
+        self, tag: str, place: str, current: str, existing: Collection[str], *, force: bool
     ) -> Tag:
-        """What is to become of a tag.
+        """Decide what to do with a tag.
 
         Args:
-            tag: one of its own.
-            place: where, for people to read.
-            there: the digest of what is under it now; nothing if there is nothing.
-            existing: every tag that there is.
-            force: a release's own tag may be replaced.
+            tag: one of this set's tags.
+            place: the push target's name.
+            current: the digest of the tag now; empty if it does not exist.
+            existing: every existing tag.
+            force: replace a release's own tag.
 
         Raises:
-            MismatchError: it is a release's own, and something else is there.
+            MismatchError: the tag is a release's own, and exists with another digest.
         """
         digest = str(layout.combined(self.images)[0]["digest"])
-        state, reason = State.PUSHED, f"was {there[:19]}" if there else ""
-        if there == digest:
+        state, reason = State.PUSHED, f"was {current[:19]}" if current else ""
+        if current == digest:
             state, reason = State.THERE, ""
         elif newer := self.newer(tag, existing):
             state, reason = State.HELD, f"{newer} is there"
-        elif there and not force and tag == self.version + self.variant.suffix:
+        elif current and not force and tag == self.version + self.variant.suffix:
             raise MismatchError(
-                f"{place}:{tag} is {there} there, and {digest} here",
-                "a release's tag is for ever; if it has to be replaced all the same: --force",
+                f"{place}:{tag} is {current} there, and {digest} here",
+                "the tag of a release never changes; to replace it anyway: --force",
             )
         return Tag(
             name=tag, digest=digest, size=sum(image.size for image in self.images),
@@ -195,65 +200,66 @@ class Publication:
         )  # fmt: skip
 
 
-class Place(Protocol):
-    """Where images are published."""
+class PushTarget(Protocol):
+    """Where to push: a registry or a layout."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name in messages."""
 
     def tags(self) -> list[str]:
-        """Every tag that there is."""
+        """Every existing tag."""
 
     def digest(self, tag: str) -> str:
-        """The digest of what is under a tag; nothing if there is nothing."""
+        """The digest of a tag; empty if it does not exist."""
 
     def put(self, source: Path) -> None:
-        """Publish what a layout has by name, in its order."""
+        """Publish the named images of a layout, in its order."""
 
 
 @dataclass(frozen=True)
-class OnDisk:
-    """An OCI layout, where nobody has named a registry: skopeo and others read it as one."""
+class OciLayout:
+    """An OCI layout, the default without a registry; skopeo and others read it."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """As skopeo names it."""
-        return f"oci:{storage.shown(self.path)}"
+        """The name in skopeo's syntax."""
+        return f"oci:{filesystem.display_path(self.path)}"
 
     def tags(self) -> list[str]:
-        """Every name that there is."""
+        """Every name."""
         return list(layout.names(self.path))
 
     def digest(self, tag: str) -> str:
-        """The digest of what has a name; nothing if nothing has."""
+        """The digest of a name; empty if it does not exist."""
         return str(layout.names(self.path).get(tag, {}).get("digest", ""))
 
     def put(self, source: Path) -> None:
-        """Add a layout's images, all in one step."""
+        """Add a layout's images atomically."""
         layout.merge(source, self.path)
+        filesystem.make_public(self.path)
 
 
 @contextlib.contextmanager
-def _opened(options: Options) -> Iterator[Place]:
-    """Where to publish, for us alone where that is possible."""
+def _opened(options: PushOptions) -> Iterator[PushTarget]:
+    """The push target, locked if it is a layout."""
     if options.registry:
         with registry.authfile(options.registry.host) as credentials:
             yield registry.Registry(options.registry, credentials)
-    elif options.dry:
-        yield OnDisk(dist.oci_folder())
+    elif dry_run.active():
+        yield OciLayout(dist.oci_directory())
     else:
-        with locks.held(dist.oci_folder().with_name(".oci.lock")):
-            yield OnDisk(dist.oci_folder())
+        with locks.held(dist.oci_directory().with_name(".oci.lock")):
+            yield OciLayout(dist.oci_directory())
 
 
 def _chosen(target: Target | None) -> list[tuple[Target, Variant]]:
-    """The images to publish; of those for one platform, the one that runs everywhere.
+    """The images to publish; only the default target of each platform.
 
     Raises:
-        CheckError: there are none.
+        CheckError: no images.
     """
     found = check.chosen(target.name if target else "")
     for one, variant in found:
@@ -266,18 +272,16 @@ def _chosen(target: Target | None) -> list[tuple[Target, Variant]]:
 
 
 def _read(chosen: Sequence[tuple[Target, Variant]]) -> list[dist.Artifacts]:
-    """The finished images, all of one build.
+    """The manifests of the images, which must be of the same build.
 
     Raises:
-        CheckError: one has no good manifest, or not all are of the same.
+        CheckError: a manifest is invalid, or the builds differ.
     """
     builds: dict[tuple[str, ...], str] = {}
     found = []
     for target, variant in chosen:
-        artifacts = dist.load(dist.image_folder(target, variant))
+        artifacts = dist.load(dist.image_directory(target, variant))
         manifest = artifacts.manifest
-        if wrong := schemas.objection(manifest, schemas.IMAGE):
-            raise CheckError(f"{storage.shown(artifacts.path)}: {dist.MANIFEST}: {wrong}", check.REMEDY)  # fmt: skip
         kind = "the pinned source" if manifest["pinned"] else "a development build"
         build = (manifest["version"], manifest["revision"], kind)
         builds.setdefault(build, f"{target.name} {variant}")
@@ -286,18 +290,18 @@ def _read(chosen: Sequence[tuple[Target, Variant]]) -> list[dist.Artifacts]:
         described = (f"{name} is {', '.join(build)}" for build, name in builds.items())
         raise CheckError(
             f"images of several builds: {'; '.join(described)}",
-            "build them all of the same, or choose one with --target",
+            "build every image from the same source, or choose one with --target",
         )
     return found
 
 
-def _complaints(artifacts: dist.Artifacts, target: Target, variant: Variant) -> Iterator[str]:
-    """What is wrong with a finished image; after the first, the rest says nothing."""
+def _defects(artifacts: dist.Artifacts, target: Target, variant: Variant) -> Iterator[str]:
+    """Defects of a published image; only the first one is meaningful."""
     manifest = artifacts.manifest
     if (manifest["target"], manifest["variant"]) != (target.name, variant):
         yield f"it is the image {manifest['target']} {manifest['variant']}"
     if not artifacts.unchanged():
-        yield "its files are not those of its manifest"
+        yield "its files do not match its manifest"
     image = layout.load(artifacts.path / dist.LAYOUT)
     if digest := layout.damaged(image):
         yield f"{digest} is damaged"
@@ -305,90 +309,90 @@ def _complaints(artifacts: dist.Artifacts, target: Target, variant: Variant) -> 
         yield f"its digest is {image.digest}, expected {manifest['digest']}"
     if (image.platform.get("os"), image.platform.get("architecture")) != ("linux", target.arch):
         yield f"it is for {'/'.join(image.platform.values())}, expected linux/{target.arch}"
-    sums = check.read(image).sums
+    checksums = check.read(image).checksums
     for command in dist.COMMANDS:
-        binary = dist.folder(target) / dist.binary(command)
-        if sums.get(command) != manifest["binaries"][command]:
-            yield f"the {command} in it is not that of its manifest"
-        if binary.is_file() and storage.sha256(binary) != sums[command]:
-            yield f"the {command} in it is not {storage.shown(binary)}"
+        binary = dist.directory(target) / dist.binary(command)
+        if checksums.get(command) != manifest["binaries"][command]:
+            yield f"its {command} does not match its manifest"
+        if binary.is_file() and filesystem.sha256(binary) != checksums[command]:
+            yield f"its {command} differs from {filesystem.display_path(binary)}"
 
 
-def _publications(
+def _image_sets(
     chosen: Sequence[tuple[Target, Variant]], artifacts: Sequence[dist.Artifacts]
-) -> list[Publication]:
-    """The images by their variants, each looked at once more.
+) -> list[ImageSet]:
+    """Check the images, and group them by variant.
 
     Raises:
-        CheckError: one is not what it was when it was finished.
+        CheckError: an image was modified.
     """
     images: dict[Variant, list[layout.Image]] = {}
     for (target, variant), one in zip(chosen, artifacts, strict=True):
-        if wrong := next(_complaints(one, target, variant), ""):
-            raise CheckError(f"{storage.shown(one.path)}: {wrong}", check.REMEDY)
+        if defect := next(_defects(one, target, variant), ""):
+            raise CheckError(f"{filesystem.display_path(one.path)}: {defect}", check.REMEDY)
         images.setdefault(variant, []).append(layout.load(one.path / dist.LAYOUT))
-    return [Publication(variant, artifacts[0].manifest, parts) for variant, parts in images.items()]
+    return [ImageSet(variant, artifacts[0].manifest, parts) for variant, parts in images.items()]
 
 
-def push(options: Options) -> Outcome:
-    """Look at the finished images once more, and publish them.
+def push(options: PushOptions) -> PushResult:
+    """Check the images again, and publish them.
 
     Raises:
-        Failure: whatever went wrong, as the class of what it was; what is under a
-            tag is then whole.
+        Failure: the class tells the cause; each tag is complete, old or new.
     """
     started = time.time()
     chosen = _chosen(options.target)
-    if options.registry and not options.dry:
-        apt.provide(["skopeo"], yes=options.yes)
+    if options.registry and not dry_run.active():
+        apt.ensure_installed(["skopeo"], yes=options.yes)
     with contextlib.ExitStack() as stack:
-        if not options.dry:
+        if not dry_run.active():
             for target in dict.fromkeys(target for target, _ in chosen):
                 stack.enter_context(dist.lock(target))
         artifacts = _read(chosen)
         place = stack.enter_context(_opened(options))
-        existing, there = _asked(place, dry=options.dry)
+        existing, digest_of = _existing(place)
         with step("checking the images"):
-            publications = _publications(chosen, artifacts)
+            image_sets = _image_sets(chosen, artifacts)
         # By rank, so that `latest` comes last.
         plan = {
-            publication.decide(tag, place.name, there(tag), existing, force=options.force): publication
-            for tags in zip(*(one.tags for one in publications), strict=True)
-            for publication, tag in zip(publications, tags, strict=True)
+            one.decide(tag, place.name, digest_of(tag), existing, force=options.force): one
+            for tags in zip(*(one.tags for one in image_sets), strict=True)
+            for one, tag in zip(image_sets, tags, strict=True)
         }  # fmt: skip
-        if not options.dry:
+        if not dry_run.active():
             images = {tag.name: one.images for tag, one in plan.items() if tag.state is not State.HELD}  # fmt: skip
             with dist.staging(chosen[0][0], part="push") as stage:
                 layout.gather(images, stage)
                 place.put(stage)
             _verify(place, plan)
-    return Outcome(place.name, bool(options.registry), list(plan), options.dry, time.time() - started)  # fmt: skip
+    return PushResult(place.name, bool(options.registry), list(plan), dry_run.active(), time.time() - started)  # fmt: skip
 
 
-def _asked(place: Place, *, dry: bool) -> tuple[Collection[str], Callable[[str], str]]:
-    """Every tag that there is, and who knows their digests.
+def _existing(place: PushTarget) -> tuple[Collection[str], Callable[[str], str]]:
+    """Every existing tag, and a function for the digest of one.
 
     Raises:
+        Failure: the target does not answer; under `--dry`, only a warning.
         Failure: it does not answer, and not only to say what would be done.
     """
     try:
         return place.tags(), place.digest
     except (NetworkError, MissingRequirementError) as error:
-        if not dry:
+        if not dry_run.active():
             raise
-        warn(f"{error.brief}; what is there already is not known")
+        warn(f"{error.brief}; existing tags are unknown")
         return (), lambda _tag: ""
 
 
-def _verify(place: Place, tags: Collection[Tag]) -> None:
-    """See that under each tag is what was pushed.
+def _verify(place: PushTarget, tags: Collection[Tag]) -> None:
+    """Check that each tag has the pushed digest.
 
     Raises:
-        MismatchError: there is something else.
+        MismatchError: a tag has another digest.
     """
     for tag in tags:
         if tag.state is not State.HELD and (seen := place.digest(tag.name)) != tag.digest:
             raise MismatchError(
                 f"{place.name}:{tag.name} is {seen or 'nothing'} after pushing {tag.digest}",
-                "does somebody else push there too? run it again",
+                "another user may push to the same tags; run it again",
             )

@@ -1,7 +1,7 @@
-"""A repository in a registry, to push to by Debian's skopeo: the only place that does.
+"""Repositories in a registry, with Debian's skopeo as the client.
 
-skopeo asks for each blob before it sends it, and a manifest goes last: what was
-interrupted goes on where it was, and nothing half-pushed is ever under a tag.
+skopeo asks for each blob before sending it, and sends manifests last: an interrupted push
+continues where it stopped, and a tag never refers to a partial image.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .. import process
-from ..console import say, step
-from ..errors import NetworkError, UsageError
+from ..core import documents, filesystem, process, schemas
+from ..core.console import log, step
+from ..core.errors import NetworkError, UsageError
 from . import layout
 
-#: Seconds between tries, when a registry is busy or the connection breaks: two minutes in all.
+#: Seconds between attempts when a registry is busy or disconnects: two minutes altogether.
 DELAYS = (1, 2, 4, 8, 15, 30, 30, 30)
-#: Name and password, where docker has none; neither is ever on a command line.
+#: Credentials if docker has none; never passed on a command line.
 USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
 
 # https://github.com/distribution/reference/blob/main/regexp.go; skopeo takes no IPv6 address.
@@ -36,7 +37,7 @@ _REFERENCE = re.compile(
     rf"(?P<name>{_LABEL}(?:\.{_LABEL})*)(?P<port>:\d{{1,5}})?/(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
 )
 
-# What skopeo 1.9 and 1.18 say of a registry that fails, or of the way to it.
+# Messages of skopeo 1.9 and 1.18.
 _ABSENT = re.compile(
     r"not known|(name|manifest) unknown|not found|does not exist|code: 404\b|\b404 \(", re.I
 )
@@ -59,11 +60,11 @@ _DISTRUST = re.compile(r"x509|certificate|HTTP response to HTTPS", re.I)
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository, as in `ghcr.io/me/buildkit`.
+    """A repository, such as `ghcr.io/me/buildkit`.
 
     Args:
-        host: the registry, with its port if it has one.
-        repository: its name in there.
+        host: the registry, with its port if any.
+        repository: the name in the registry.
     """
 
     host: str
@@ -71,7 +72,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """As people write it."""
+        """Host and repository."""
         return f"{self.host}/{self.repository}"
 
     @classmethod
@@ -79,27 +80,27 @@ class Reference:
         """The repository of `HOST[:PORT]/REPOSITORY`.
 
         Raises:
-            UsageError: it is none, or more than one.
+            UsageError: invalid repository.
         """
         found = _REFERENCE.fullmatch(text)
         if not found or len(text) > 255 or int((found["port"] or ":1")[1:]) not in range(1, 65536):
-            # What is before an @ may be a password.
-            shown = "what you gave" if "@" in text else repr(text)
+            # Text before an @ may be a password.
+            shown = "the given value" if "@" in text else repr(text)
             raise UsageError(
                 f"{shown} is not a repository in a registry",
-                "give HOST[:PORT]/NAME in lower case, as in ghcr.io/me/buildkit;"
+                "give HOST[:PORT]/NAME in lower case, such as ghcr.io/me/buildkit;"
                 " no https://, tag, digest or password",
             )
         if not found["port"] and "." not in found["name"] and found["name"] != "localhost":
             raise UsageError(
                 f"{text!r} names no registry: docker takes {found['name']!r} for a user's name",
-                f"give the host too, as in docker.io/{text}",
+                f"give the host too, such as docker.io/{text}",
             )
         return cls(found["name"] + (found["port"] or ""), found["repository"])
 
     @property
     def is_local(self) -> bool:
-        """True for this very machine: only there plain HTTP will do, as for docker."""
+        """True for this machine: only its registries may use plain HTTP, as with docker."""
         name = self.host.partition(":")[0]
         try:
             return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -107,27 +108,58 @@ class Reference:
             return False
 
 
-def login(host: str) -> dict[str, str]:
-    """What to show a registry, as docker's configuration writes it; nothing if there is nothing.
+def _docker_config() -> Any:
+    """Docker's configured logins.
 
     Raises:
-        UsageError: what there is cannot be used.
+        UsageError: the file cannot be read; the message names it.
+    """
+    from docker import auth, errors
+    from docker.utils import config
+
+    found = config.find_config_file()
+    if found is None:
+        return auth.AuthConfig({})
+    path = Path(found)
+    try:
+        if path.name != "config.json":  # the legacy file has another format
+            return auth.load_config(found)
+        content = path.read_bytes()
+        document = documents.parse_json(content) if content.strip() else {}
+        documents.validate(document, schemas.DOCKER_CONFIG)
+        logins = {key: value for key, value in (document.get("auths") or {}).items() if value}
+        known = {key: document[key] for key in ("credsStore", "credHelpers") if document.get(key)}
+        return auth.AuthConfig({**known, "auths": auth.parse_auth(logins)})
+    except OSError as error:
+        reason = str(error.strerror)
+    except (ValueError, errors.DockerException) as error:
+        reason = str(error)
+    raise UsageError(
+        f"cannot read {filesystem.display_path(path)}: {reason}",
+        f"fix it, or move it away and log in again; or set {USERNAME} and {PASSWORD}",
+    )
+
+
+def login(host: str) -> dict[str, str]:
+    """Credentials as in docker's configuration; empty without any.
+
+    Raises:
+        UsageError: the credentials cannot be used.
     """
     username, password = os.environ.get(USERNAME), os.environ.get(PASSWORD)
     if bool(username) != bool(password):
         missing = PASSWORD if username else USERNAME
-        raise UsageError(f"{missing} is not set, and without it the other says nothing", "set both")
+        raise UsageError(f"{missing} is not set", f"set both {USERNAME} and {PASSWORD}, or neither")
     token = ""
     if not username:
-        from docker import auth
-
+        logins = _docker_config()
         try:
-            found = auth.load_config().resolve_authconfig(host) or {}
-        except Exception as error:  # its own, and those of credential helpers
+            found = logins.resolve_authconfig(host) or {}
+        except Exception as error:  # of the SDK or a credential helper
             raise UsageError(
                 f"docker's credentials for {host} cannot be read: {error}", f"docker login {host}"
             ) from error
-        # A file's keys are in lower case, a helper's are not.
+        # Keys are in lower case in a file, but not from a helper.
         values = {key.lower(): value for key, value in found.items()}
         token = values.get("identitytoken", "")
         username, password = values.get("username", "<token>" if token else ""), values.get("password", "")  # fmt: skip
@@ -139,22 +171,22 @@ def login(host: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def authfile(host: str) -> Iterator[str]:
-    """A file for skopeo with what to show a registry and nothing else.
+    """A file for skopeo with the credentials for one registry.
 
-    It is in memory alone: however we end, no password is left on a disk.
+    It exists only in memory, so no password is ever left on a disk.
 
     Raises:
-        UsageError: what there is cannot be used.
+        UsageError: the credentials cannot be used.
     """
-    shown = login(host)
+    credentials = login(host)
     with os.fdopen(os.memfd_create("authfile"), "w") as file:
-        json.dump({"auths": {host: shown} if shown else {}}, file)
+        json.dump({"auths": {host: credentials} if credentials else {}}, file)
         file.flush()
         yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def _reason(result: process.Result) -> str:
-    """Why skopeo failed: the message of its last log line, without what no person can read."""
+    """Why skopeo failed: the message of its last log line, without upload tokens."""
     if found := re.search(r'msg="(.*)"$', result.last_line):
         return re.sub(r"\?_state=[^\s\"]*", "", found[1].replace('\\"', '"'))
     return f"skopeo: {process.describe_exit(result.code)}: {result.last_line}"
@@ -163,20 +195,20 @@ def _reason(result: process.Result) -> str:
 def _copy(args: process.Arguments, cwd: Path) -> process.Result:
     lines: list[str] = []
 
-    def tell(line: str) -> None:
+    def on_line(line: str) -> None:
         lines.append(line)
         if not line.startswith("time="):
-            say(f"  {line}")
+            log(f"  {line}")
 
-    return process.Result(process.stream(args, tell, cwd=cwd), "", "\n".join(lines))
+    return process.Result(process.stream(args, on_line, cwd=cwd), "", "\n".join(lines))
 
 
 class Registry:
-    """A repository that images are pushed to.
+    """A repository to push to.
 
     Args:
-        reference: which.
-        credentials: as from :func:`authfile`.
+        reference: the repository.
+        credentials: from :func:`authfile`.
     """
 
     def __init__(self, reference: Reference, credentials: str) -> None:
@@ -186,32 +218,41 @@ class Registry:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name in messages."""
         return self._reference.name
 
     def tags(self) -> list[str]:
-        """All tags that there are.
+        """Every existing tag.
 
         Raises:
-            NetworkError: the registry does not answer, or not to us.
+            NetworkError: the registry does not answer, or denies access.
         """
         answer = self._ask("list-tags", f"docker://{self.name}")
-        return list(json.loads(answer)["Tags"] or []) if answer else []
+        if not answer:
+            return []
+        try:
+            found = documents.parse_json(answer)
+            documents.validate(found, schemas.OCI, "tags")
+        except documents.InvalidDocumentError as error:
+            raise NetworkError(
+                f"{self.name}: not a list of tags: {error}", f"see what answers at {self._reference.host}"
+            ) from error  # fmt: skip
+        return list(found["Tags"] or [])
 
     def digest(self, tag: str) -> str:
-        """The digest of what is under a tag; nothing if there is nothing.
+        """The digest of a tag; empty if it does not exist.
 
         Raises:
-            NetworkError: the registry does not answer, or not to us.
+            NetworkError: the registry does not answer, or denies access.
         """
         manifest = self._ask("inspect", "--raw", f"docker://{self.name}:{tag}")
         return f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}" if manifest else ""
 
     def put(self, source: Path) -> None:
-        """Push what a layout has by name, in its order, unless it is there.
+        """Push the missing images of a layout by name, in its order.
 
         Raises:
-            NetworkError: the registry refuses it, or is away for minutes.
+            NetworkError: the registry refuses an image, or stays unavailable.
         """
         sent = set()
         for tag, entry in layout.names(source).items():
@@ -219,9 +260,9 @@ class Registry:
                 continue
             args = self._skopeo(
                 "copy", "--all", "--preserve-digests",
-                # The same once more has nothing to tell.
+                # Repeated pushes of one digest need no output.
                 *(["--quiet"] if entry["digest"] in sent else []),
-                # A relative path, for an absolute one may have a colon in it.
+                # A relative path, because skopeo's syntax does not allow colons in paths.
                 f"oci:.:{tag}", f"docker://{self.name}:{tag}",
             )  # fmt: skip
             with step(f"pushing {self.name}:{tag}"):
@@ -231,20 +272,20 @@ class Registry:
     def _skopeo(self, command: str, *args: str) -> list[str]:
         verify = "--dest-tls-verify" if command == "copy" else "--tls-verify"
         return [
-            # Its policy says whose images are trusted, and these are ours.
+            # Skip skopeo's trust policy: the images are our own.
             "skopeo", "--insecure-policy", command, f"--authfile={self._credentials}",
             *([f"{verify}=false"] if self._reference.is_local else []), *args,
         ]  # fmt: skip
 
     def _ask(self, *args: str) -> str:
-        """What skopeo says; nothing if there is no such thing."""
+        """Skopeo's output, or nothing if the object does not exist."""
         ask = functools.partial(process.probe, self._skopeo(*args))
         return self._patiently(ask, absent=_ABSENT)
 
     def _patiently(
         self, attempt: Callable[[], process.Result], absent: re.Pattern[str] | None = None
     ) -> str:
-        """Try until it works, as long as that is a matter of time."""
+        """Retry while the failure is temporary."""
         reason = ""
         for delay in (*DELAYS, 0):
             result = attempt()
@@ -254,18 +295,18 @@ class Registry:
             self._has_answered |= bool(done or busy)
             if done:
                 return result.stdout
-            # One that has never answered may not be there at all.
+            # A registry that has never answered may not exist.
             if not delay or not (busy or (self._has_answered and _BROKEN.search(reason))):
                 break
-            say(f"{self._reference.host}: {reason}; trying again in {delay} s")
+            log(f"{self._reference.host}: {reason}; trying again in {delay} s")
             time.sleep(delay)
         raise self._failure(reason)
 
     def _failure(self, reason: str) -> NetworkError:
         host = self._reference.host
-        again = "run it again: what is there is not sent again"
+        again = "run it again: existing blobs are not sent again"
         for pattern, what, hint in (
-            (_BUSY, f"{host} cannot do it now", f"later, {again}"),
+            (_BUSY, f"{host} is busy", f"later, {again}"),
             (
                 _DENIED, f"{host} does not let you push to {self._reference.repository}",
                 f"docker login {host}, or set {USERNAME} and {PASSWORD};"
@@ -275,9 +316,9 @@ class Registry:
             (
                 _DISTRUST, f"{host} is not trusted here",
                 f"put its authority into /etc/docker/certs.d/{host}/ca.crt;"
-                " plain HTTP is for registries on this machine alone",
+                " only registries on this machine may use plain HTTP",
             ),
         ):  # fmt: skip
             if pattern.search(reason):
                 return NetworkError(f"{what}: {reason}", hint)
-        return NetworkError(f"{self.name}: {reason}", f"see what {host} has against it")
+        return NetworkError(f"{self.name}: {reason}", f"see the message of {host}")

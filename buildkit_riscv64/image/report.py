@@ -1,21 +1,21 @@
-"""What the tasks of phase 2 tell at their end."""
+"""Output of the tasks of phase 2."""
 
 from __future__ import annotations
 
-from .. import storage
-from ..console import duration, emit_json, say, size, table
+from ..core import filesystem
+from ..core.console import duration, emit_json, log, size, table
 from . import push
-from .build import Outcome
+from .build import ImageResult
 
-#: What each layer holds, the lowest first.
+#: Contents of the layers, the lowest first.
 LAYERS = (
     "Debian's packages", "BuildKit", "configuration",
     "Debian's packages for rootless", "configuration for rootless",
 )  # fmt: skip
 
 
-def built(outcome: Outcome, *, json: bool) -> None:
-    """Where the image is, its digest, its layers, how long it took."""
+def built(outcome: ImageResult, *, json: bool) -> None:
+    """Print the layers, the digest, the duration and the directory."""
     artifacts = outcome.artifacts
     if artifacts is None:
         return
@@ -24,7 +24,7 @@ def built(outcome: Outcome, *, json: bool) -> None:
         emit_json({**manifest, "up_to_date": outcome.up_to_date})
     title = f"BuildKit {manifest['version']}, {manifest['variant']} image for {manifest['target']}"
     if outcome.up_to_date:
-        say(f"{title} in {storage.shown(artifacts.path)}/ is up to date")
+        log(f"{title} in {filesystem.display_path(artifacts.path)}/ is up to date")
     else:
         rows = [
             (what, size(layer["size"]), size(layer["unpacked"]))
@@ -33,20 +33,20 @@ def built(outcome: Outcome, *, json: bool) -> None:
         rows.append(("all", size(manifest["size"]), size(manifest["unpacked"])))
         header = ("layer", "compressed", "unpacked")
         table(header, rows, title=title)
-        say(
+        log(
             f"{title}: built by {manifest['build']['engine']} ({manifest['host']['execution']}),"
             f" tested, {duration(outcome.seconds)} in all"
         )
-    say(f"digest {manifest['digest']}")
+    log(f"digest {manifest['digest']}")
     if not manifest["pinned"]:
-        say("a development build: not the pinned source, so it will not be released")
+        log("a development build: its source is not pinned, so it cannot be released")
     if outcome.loaded:
-        say(f"docker has it as {outcome.loaded}")
-    say(f"the files are in {storage.shown(artifacts.path)}/")
+        log(f"loaded into docker as {outcome.loaded}")
+    log(f"the files are in {filesystem.display_path(artifacts.path)}/")
 
 
-def pushed(outcome: push.Outcome, *, json: bool) -> None:
-    """Each tag with its digest and what became of it, and where to pull from."""
+def pushed(outcome: push.PushResult, *, json: bool) -> None:
+    """Print each tag with its digest and result, and how to pull."""
     if json:
         emit_json(outcome.as_json())
     would = "would be " if outcome.dry else ""
@@ -61,11 +61,11 @@ def pushed(outcome: push.Outcome, *, json: bool) -> None:
     header = ("tag", "digest", "size", "platforms", "")
     table(header, rows, title=f"Images in {outcome.place}")
     if outcome.dry:
-        say(f"nothing was pushed to {outcome.place}")
+        log(f"nothing was pushed to {outcome.place}")
         return
-    say(f"{outcome.place}: everything is there, {duration(outcome.seconds)} in all")
+    log(f"{outcome.place}: complete, {duration(outcome.seconds)} in all")
     tag = outcome.tags[0].name
     if outcome.registry:
-        say(f"to have it: docker pull {outcome.place}:{tag}")
+        log(f"to pull it: docker pull {outcome.place}:{tag}")
     else:
-        say(f"to publish it: skopeo copy --all {outcome.place}:{tag} docker://HOST/NAME:{tag}")
+        log(f"to publish it: skopeo copy --all {outcome.place}:{tag} docker://HOST/NAME:{tag}")

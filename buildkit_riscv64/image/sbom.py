@@ -1,4 +1,4 @@
-"""The CycloneDX SBOM of an image: Debian's packages in it, and BuildKit's commands."""
+"""The CycloneDX SBOM of an image: Debian's packages and BuildKit's commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import datetime
 from cyclonedx.model.component import Component, ComponentType
 from packageurl import PackageURL
 
-from .. import debian
 from ..binaries.sbom import document, hashes
-from ..pins import MODULE
+from ..core.pins import MODULE
+from ..system import debian
 from .packages import Package
 
 
@@ -34,20 +34,24 @@ def _command(command: str, version: str, sha256: str) -> Component:
 
 
 def bill_of_materials(
-    name: str, digest: str, version: str, binaries: Mapping[str, str],
-    packages: Sequence[Package], time: datetime,
-) -> str:  # fmt: skip
-    """The SBOM of an image, as CycloneDX 1.6 JSON; the same input gives the same text.
+    name: str,
+    digest: str,
+    version: str,
+    binaries: Mapping[str, str],
+    packages: Sequence[Package],
+    time: datetime,
+) -> str:
+    """The SBOM of an image, as reproducible CycloneDX 1.6 JSON.
 
-    What is linked into the commands is in their own SBOMs, beside the binaries.
+    The SBOMs of the commands, beside the binaries, list the linked modules.
 
     Args:
         name: the image's name.
-        digest: of its manifest, as in `sha256:…`.
+        digest: of the manifest, such as `sha256:…`.
         version: upstream's version.
         binaries: sha256 of BuildKit's commands.
-        packages: Debian's packages in it.
-        time: the date it carries.
+        packages: Debian's packages in the image.
+        time: the document's timestamp.
     """
     value = digest.removeprefix("sha256:")
     purl = PackageURL("oci", None, name, digest)

@@ -1,4 +1,4 @@
-"""The images that there are."""
+"""Variants of the image."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from enum import StrEnum
 
 
 class Variant(StrEnum):
-    """An image, by the Dockerfile's target; also its folder in `dist/`."""
+    """A variant, named after the Dockerfile's target and its directory in `dist/`."""
 
     ROOT = "root"
     ROOTLESS = "rootless"
 
     @property
     def suffix(self) -> str:
-        """What it adds to a tag, as upstream's do."""
+        """Suffix of tags, as in upstream's tags."""
         return "-rootless" if self is Variant.ROOTLESS else ""
 
     @property
     def task(self) -> str:
-        """The task that makes it, with its flag."""
+        """The task that builds it, with its flag."""
         return "build-image --rootless" if self is Variant.ROOTLESS else "build-image"

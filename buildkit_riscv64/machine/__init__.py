@@ -1,6 +1,6 @@
-"""A riscv64 machine for everyone: an emulated one, or a board reached by ssh.
+"""riscv64 machines: an emulated machine, or a board reached by ssh.
 
-:mod:`.base` makes the emulated machine's disk from Debian's packages,
-:mod:`.machines` creates, starts and stops machines, :mod:`.remote` runs our
-tasks on one of them or on a board.
+:mod:`.base_disk` makes the emulated machine's disk from Debian's packages.
+:mod:`.machines` creates, starts and stops machines. :mod:`.remote` runs tasks
+on a machine or a board.
 """

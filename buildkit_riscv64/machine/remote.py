@@ -1,13 +1,12 @@
-"""`invoke on MACHINE -- TASK …`: our tasks, run natively somewhere else.
+"""`invoke on MACHINE -- TASK …`: run a task on a remote host.
 
-The checkout is synchronised to a folder of its own there, the command runs in
-it, and what it made comes back. What runs there cannot outlive the connection:
-it ends when the far end of its standard input closes, however that happens.
+The checkout is copied to a directory of its own on the remote host. The command
+runs there, and its results are copied back. The remote command ends when the
+connection closes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -15,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import dist, process, project, storage
-from ..arch import Architecture, Target
-from ..console import confirm, say
-from ..errors import (
+from ..core import dist, dry_run, filesystem, git, process, project
+from ..core.arch import Architecture, Target
+from ..core.console import confirm, log
+from ..core.errors import (
     CheckError,
     ConnectionLostError,
     Failure,
@@ -29,21 +28,18 @@ from ..errors import (
 )
 from ..image.variants import Variant
 from ..validation import evidence
-from . import machines
-from .destination import SSH_FAILED, Destination
+from . import git_files, machines
+from .ssh import SSH_FAILED, Destination
 
-#: What the far side must have before ours can install the rest, as Debian's packages.
+#: Commands that the remote host needs before tasks can install the rest, with their packages.
 ESSENTIAL = {"git": "git", "python3": "python3", "rsync": "rsync"}
 
-#: Beside `dist/`, the folder with results that come back.
+#: The results directory that is copied back, like `dist/`.
 RESULTS = "benchmarks/results"
 
-#: Of git's own files, what does not travel: it may hold credentials, or is nobody else's.
-_PRIVATE = ("config", "hooks", "logs")
-
-# Runs there, before and after: what is it, and what does our checkout hold that
-# may come back? Its arguments are the folder in the home, and the commands that
-# there must be. Under emulation each process takes a twentieth of a second.
+# Runs on the remote host before and after the command. Prints facts about the host and
+# checksums of results in the checkout. Arguments: the checkout's directory in the home,
+# and the required commands. Under emulation each process takes a twentieth of a second.
 _QUESTION = f"""\
 uname -m; printf "%s\\n" "$HOME"
 cd "$HOME/$1" 2>/dev/null; here=$?; shift
@@ -51,17 +47,16 @@ for tool; do command -v "$tool" >/dev/null || echo "$tool"; done
 [ $here = 0 ] || exit 0
 sha256sum -- dist/linux-*/{dist.SUMS} dist/linux-*/{dist.IMAGE}/*/{dist.SUMS} dist/linux-*/{dist.EVIDENCE}/{dist.SUMS} dist/linux-*/{dist.PACKAGES}/{dist.SUMS} {RESULTS}/* 2>/dev/null
 cd .git 2>/dev/null && [ -f sent ] || exit 0
-# Where somebody has worked with git there since, what was sent says nothing.
+# Git files that changed after they were sent must be sent again.
 for file in HEAD index refs/heads packed-refs; do [ ! "$file" -nt sent ] || exit 0; done
 cat sent
 """
 
-# Runs there; its arguments are the folder, the state of git's files that were
-# sent, and the command. The command gets a session of its own and no input.
-# `cat` ends when our end of the connection's input does; the session is then
-# asked to end and, ten seconds later, told to. What the command leaves behind
-# ends with it, as it does here (process.py).
-# `kill -TERM -- -1234` is none of dash's.
+# Runs on the remote host. Arguments: the directory, the state of the sent git files, and
+# the command. The command gets its own session and no input. `cat` ends when the
+# connection closes; the session then gets SIGTERM and, ten seconds later, SIGKILL.
+# Processes that the command leaves behind are killed too, as process.py does locally.
+# dash does not know `kill -TERM -- -1234`.
 _RUNNER = """\
 cd -- "$1" || exit 254
 [ ! -d .git ] || echo "$2" >.git/sent
@@ -79,15 +74,15 @@ exit $code
 """
 
 
-# What may come back of dist/.
-_MADE = re.compile(
+# Checksum files in dist/ whose directories may be copied back.
+_RESULT = re.compile(
     rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/({'|'.join(Variant)})|{dist.EVIDENCE}|{dist.PACKAGES})/)?{dist.SUMS}"
 )
 
-#: The tasks that make what is brought back.
-_MAKING = {"build-binaries", "build-image", "validate", "build-packages"}
+#: Tasks whose results are always copied back.
+_BUILD_TASKS = {"build-binaries", "build-image", "validate", "build-packages"}
 
-# Runs there; its arguments are packages.
+# Runs on the remote host; its arguments are packages.
 _INSTALL = """\
 [ "$(id -u)" = 0 ] || sudo="sudo -n"
 apt="$sudo env DEBIAN_FRONTEND=noninteractive apt-get"
@@ -96,148 +91,149 @@ $apt update -q && $apt install -yq --no-install-recommends "$@"
 
 
 @dataclass(frozen=True)
-class There:
-    """What is known of the far side.
+class RemoteHost:
+    """What is known of a remote host.
 
     Args:
-        destination: how to reach it.
-        arch: its architecture.
-        home: its user's home.
-        missing: commands of :data:`ESSENTIAL` that it lacks.
-        made: what our checkout there holds that may come back, as digests by path:
-            the SHA256SUMS of each target, image and evidence in `dist/`, and each file
-            in :data:`RESULTS`.
-        git: what :func:`_git_state` was for git's files there; empty when it is not known.
+        destination: the ssh destination.
+        arch: the architecture.
+        home: the user's home directory.
+        missing: commands of :data:`ESSENTIAL` that the host lacks.
+        checksums: results in the remote checkout, as digests by path: the SHA256SUMS of
+            each target, image and evidence in `dist/`, and each file in :data:`RESULTS`.
+        git: :func:`.git_files.state` of the remote git files; empty when unknown.
     """
 
     destination: Destination
     arch: Architecture
     home: str
     missing: tuple[str, ...]
-    made: Mapping[str, str]
+    checksums: Mapping[str, str]
     git: str = ""
 
     @property
-    def folder(self) -> str:
-        """Where this checkout goes."""
-        return f"{self.home}/{_folder()}"
+    def directory(self) -> str:
+        """This checkout's directory on the remote host."""
+        return f"{self.home}/{_directory()}"
 
 
-def _folder() -> str:
-    """This checkout's folder in the far side's home: one for each, in its user's cache."""
+def _directory() -> str:
+    """This checkout's directory below the remote home: in the user's cache, one per checkout."""
     identity = hashlib.sha256(f"{os.uname().nodename}:{project.ROOT}".encode()).hexdigest()
     return f".cache/buildkit-riscv64/checkouts/{identity[:12]}"
 
 
 def resolve(name: str, boards: Mapping[str, str]) -> Destination:
-    """A named board, an emulated machine (started if need be), or whatever ssh makes of it.
+    """Resolve a name: a board, an emulated machine (started if necessary), or an ssh destination.
 
     Args:
         name: as on the command line.
         boards: destinations by name, from the configuration.
 
     Raises:
-        UsageError: it cannot be a destination.
+        UsageError: the name is not a destination.
         MachineError: the emulated machine does not start.
     """
     if name in boards:
-        return Destination(boards[name])
+        return Destination.parse(boards[name])
     if machines.exists(name):
         machine = machines.find(name)
         if not machine.answered:
-            say(f"starting machine {name}")
+            log(f"{'would start' if dry_run.active() else 'starting'} machine {name}")
             machines.start(machine)
         return machine.destination
-    if not name or name.startswith("-") or any(c.isspace() for c in name):
-        raise UsageError(f"{name!r} is not a machine", "see `invoke machine.list`")
     if name == machines.DEFAULT_NAME:
-        raise MachineError(f"there is no machine {name} yet", "invoke machine.create")
-    return Destination(name)
+        raise MachineError(f"machine {name} does not exist", "invoke machine.create")
+    return Destination.parse(name)
 
 
-def understand(destination: Destination, answer: str) -> There:
-    """What the far side is, by what it answers to our question.
+def understand(destination: Destination, answer: str) -> RemoteHost:
+    """Parse the remote host's answer to the question.
 
     Raises:
-        MachineError: it is no Linux that we know.
+        MachineError: the answer is not that of a shell, or the architecture is unknown.
     """
-    told = answer.splitlines()
-    if len(told) < 2 or not told[1].startswith("/"):
+    lines = answer.splitlines()
+    if len(lines) < 2 or not lines[1].startswith("/"):
         raise MachineError(
-            f"{destination.name} answers something else than a shell would",
+            f"unexpected answer from {destination.label}: not a shell's output",
             "check what its login shell prints: `ssh HOST true` must print nothing",
         )
-    pairs = (line.partition("  ") for line in told[2:])
-    return There(
-        destination, Architecture.from_uname(told[0]), home=told[1],
-        missing=tuple(tool for tool in ESSENTIAL if tool in told[2:]),
-        made={path: digest for digest, found, path in pairs if found},
-        git=next((line for line in told[2:] if line.startswith("git:")), ""),
+    pairs = (line.partition("  ") for line in lines[2:])
+    return RemoteHost(
+        destination, Architecture.from_uname(lines[0]), home=lines[1],
+        missing=tuple(tool for tool in ESSENTIAL if tool in lines[2:]),
+        checksums={path: digest for digest, found, path in pairs if found},
+        git=next((line for line in lines[2:] if line.startswith("git:")), ""),
     )  # fmt: skip
 
 
-def _install_essential(there: There, *, yes: bool) -> None:
-    packages = [ESSENTIAL[tool] for tool in there.missing]
-    name = there.destination.name
-    if not confirm(f"{name} lacks {', '.join(packages)}. Install with apt-get there?", yes=yes):
+def _install_essential(remote: RemoteHost, *, yes: bool) -> None:
+    packages = [ESSENTIAL[tool] for tool in remote.missing]
+    name = remote.destination.label
+    if not confirm(f"{name} lacks {', '.join(packages)}. Install with apt-get?", yes=yes):
         raise MissingRequirementError(
-            f"{name} lacks {', '.join(packages)}", f"apt-get install {' '.join(packages)} there"
+            f"{name} lacks {', '.join(packages)}",
+            f"on {name}: apt-get install {' '.join(packages)}",
         )
     process.run(
-        there.destination.command(["sh", "-c", _INSTALL, "sh", *packages]),
+        remote.destination.command(["sh", "-c", _INSTALL, "sh", *packages]),
         error=MissingRequirementError,
-        hint=f"install them there by hand: {' '.join(packages)}",
+        hint=f"on {name}: apt-get install {' '.join(packages)}",
     )
 
 
-def push(there: There) -> str:
-    """Make the far side's checkout what ours is: tracked and new files, and nothing else.
+def push(remote: RemoteHost) -> str:
+    """Make the remote checkout equal to this one: tracked and new files, no others.
 
-    What git ignores neither travels nor is deleted there, so its `dist/`, its
-    environment and its caches stay. Git's own files travel when they have changed,
-    but for its configuration and hooks.
+    Files that git ignores are neither sent nor deleted, so the remote `dist/`,
+    environment and caches stay. Git's own files are sent when they have changed,
+    except its configuration, hooks and logs.
 
     Returns:
-        The state of git's files that are there now, for :func:`execute`.
+        The state of the git files that were sent, for :func:`execute`.
 
     Raises:
-        MachineError: the connection was lost, or there is no space.
+        MachineError: the connection was lost, or the remote disk is full.
+        SourceError: git refuses this checkout, or the copy would be incomplete.
     """
-    private = [f"--exclude=/.git/{name}" for name in _PRIVATE]
-    state = _git_state()
-    if there.git == state:
-        # Its objects are many small files, and looking at each takes longer than the rest.
-        private = ["--exclude=/.git"]
-    there.destination.rsync(
-        # After: what is ignored is what our .gitignore says, and it has to be there for that.
+    git_files.refuse_borrowed_objects()
+    excluded = [f"--exclude=/.git/{name}" for name in git_files.PRIVATE]
+    state = git_files.state()
+    if remote.git == state or git_files.are_elsewhere():
+        # Comparing git's many small objects takes longer than the rest.
+        excluded = ["--exclude=/.git"]
+    if git_files.are_elsewhere():
+        excluded.append(f"--exclude=/{project.SUBMODULE.name}/.git")
+    arguments = (
         "--archive", "--mkpath", "--delete-after", "--compress", "--no-owner", "--no-group",
-        *private, "--exclude=/dist", *_tracked_though_ignored(), "--filter=:- .gitignore",
-        f"{project.ROOT}/", f":{there.folder}/",
     )  # fmt: skip
+    remote.destination.rsync(
+        # --delete-after: rsync must have the new .gitignore before it deletes.
+        *arguments,
+        *excluded, "--exclude=/dist", *_tracked_though_ignored(), "--filter=:- .gitignore",
+        f"{project.ROOT}/", f":{remote.directory}/",
+    )  # fmt: skip
+    if remote.git != state and git_files.are_elsewhere():
+        submodule = project.SUBMODULE.name
+        with git_files.gathered() as gathered:
+            remote.destination.rsync(
+                *arguments, "--copy-links",
+                "--include=/.git/***", f"--include=/{submodule}/", f"--include=/{submodule}/.git",
+                "--exclude=*", f"{gathered}/", f":{remote.directory}/",
+            )  # fmt: skip
     return state
 
 
-def _git_state() -> str:
-    """What changes whenever one of git's files that travel does."""
-    git = project.ROOT / ".git"
-    known = hashlib.sha256()
-    for path in sorted(git.rglob("*")):
-        if path.relative_to(git).parts[0] not in _PRIVATE:
-            with contextlib.suppress(FileNotFoundError):
-                seen = path.lstat()
-                known.update(f"{path} {seen.st_mtime_ns} {seen.st_size}\n".encode())
-    return f"git:{known.hexdigest()}"
-
-
 def _tracked_though_ignored() -> list[str]:
-    """Rules for rsync: upstream's vendored packages have such files, and git would miss them."""
+    """Exceptions for rsync: tracked files that .gitignore matches, as in upstream's vendored packages.
+
+    Raises:
+        SourceError: git refuses to list the files.
+    """
     rules = []
-    for checkout in (project.ROOT, project.SUBMODULE):
-        if not (checkout / ".git").exists():
-            continue
-        listed = process.probe(
-            ["git", "-C", checkout, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
-        ).stdout
+    for checkout in filter(git.is_checkout, (project.ROOT, project.SUBMODULE)):
+        listed = git.read(checkout, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard")
         for name in filter(None, listed.split("\0")):
             path = (checkout / name).relative_to(project.ROOT)
             for part in (*reversed(path.parents[:-1]), path):
@@ -247,21 +243,21 @@ def _tracked_though_ignored() -> list[str]:
 
 
 def words(arguments: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """The command there for what follows `--`.
+    """The remote command for the words after `--`.
 
-    A task runs through the launcher, which makes its environment; so does
-    `nox`. Anything else is a command of the far side's.
+    Tasks and `nox` run through the launchers, which create the environment.
+    Anything else runs as a command of the remote host.
 
     Args:
-        arguments: what follows `--`.
-        tasks: the names of our tasks.
+        arguments: the words after `--`.
+        tasks: the names of all tasks.
 
     Raises:
-        UsageError: nothing follows.
+        UsageError: no words follow `--`.
     """
     if not arguments:
         raise UsageError(
-            "nothing to run there", "put it behind `--`, as in: invoke on riscv64 -- build-binaries"
+            "no command given", "write it after `--`, as in: invoke on riscv64 -- build-binaries"
         )
     first, *rest = arguments
     if first == "nox":
@@ -271,17 +267,17 @@ def words(arguments: Sequence[str], tasks: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def execute(there: There, command: Sequence[str], state: str, *, yes: bool) -> int:
-    """Run a command in the far side's checkout, with its output streamed.
+def execute(remote: RemoteHost, command: Sequence[str], state: str, *, yes: bool) -> int:
+    """Run a command in the remote checkout and stream its output.
 
     Args:
-        there: the far side.
-        command: its words.
-        state: what :func:`push` returned.
-        yes: nothing is asked there.
+        remote: the remote host.
+        command: the command's words.
+        state: the result of :func:`push`.
+        yes: the remote command asks no questions.
 
     Returns:
-        Its exit code.
+        The command's exit code.
 
     Raises:
         MachineError: the connection was lost.
@@ -289,86 +285,86 @@ def execute(there: There, command: Sequence[str], state: str, *, yes: bool) -> i
     settings = ["CI=true"] if yes else []
     if actions := os.environ.get("GITHUB_ACTIONS"):
         settings.append(f"GITHUB_ACTIONS={actions}")
-    # A terminal here is not one there, so that output and errors stay apart.
-    remote = [
+    # No remote terminal: it would merge output and errors.
+    arguments = [
         *(["env", *settings] if settings else []),
-        "sh", "-c", _RUNNER, "sh", there.folder, state, *command,
+        "sh", "-c", _RUNNER, "sh", remote.directory, state, *command,
     ]  # fmt: skip
-    code = process.attached(there.destination.command(remote))
-    if code == SSH_FAILED and not there.destination.alive():
-        raise there.destination.lost("it was closed while the command ran")
+    code = process.attached(remote.destination.command(arguments))
+    if code == SSH_FAILED and not remote.destination.alive():
+        raise remote.destination.lost("it closed while the command ran")
     return code
 
 
-def pull(before: Mapping[str, str], there: There) -> list[Path]:
-    """Bring back what the command made, checked against its own sums.
+def pull(before: Mapping[str, str], remote: RemoteHost) -> list[Path]:
+    """Copy new results back and verify their checksums.
 
     Args:
-        before: what was made before the command, as in :attr:`There.made`.
-        there: the far side after it.
+        before: results before the command, as in :attr:`RemoteHost.checksums`.
+        remote: the remote host after the command.
 
     Returns:
-        The folders that are new here.
+        The local directories that were replaced.
 
     Raises:
         MachineError: the connection was lost.
-        CheckError: what arrived is not what was sent.
-        UsageError: the far side tells of something else.
+        CheckError: a file's checksum does not match.
+        UsageError: the remote host lists an unknown path.
     """
-    brought = []
+    copied = []
     results = False
-    for path, digest in there.made.items():
+    for path, digest in remote.checksums.items():
         here = project.ROOT / path
-        if here.is_file() and (before.get(path) == digest or storage.sha256(here) == digest):
+        if here.is_file() and (before.get(path) == digest or filesystem.sha256(here) == digest):
             continue
         if here.name != dist.SUMS:
             results = True
             continue
-        brought.append(_bring(there, path, digest))
+        copied.append(_copy_back(remote, path, digest))
     if results:
-        there.destination.rsync(
+        remote.destination.rsync(
             "--archive", "--no-owner", "--no-group", "--update",
-            f":{there.folder}/{RESULTS}/", f"{project.ROOT / RESULTS}/",
+            f":{remote.directory}/{RESULTS}/", f"{project.ROOT / RESULTS}/",
         )  # fmt: skip
-    return brought
+    return copied
 
 
-def _bring(there: There, path: str, digest: str) -> Path:
-    """Bring back one folder, whole or not at all; `path` is where its sums are there."""
-    match = _MADE.fullmatch(path)
+def _copy_back(remote: RemoteHost, path: str, digest: str) -> Path:
+    """Copy one directory back atomically; `path` is its remote checksum file."""
+    match = _RESULT.fullmatch(path)
     if match is None:
         raise UsageError(
-            f"{there.destination.name} tells of {path!r}, which is nothing of ours",
+            f"unexpected path {path!r} in the answer from {remote.destination.label}",
             "check what its login shell prints: `ssh HOST true` must print nothing",
         )
     target, part = Target.parse(match["target"]), match["part"] or ""
     with dist.lock(target), dist.staging(target, part=part) as stage:
-        there.destination.rsync(
+        remote.destination.rsync(
             "--archive", "--no-owner", "--no-group",
-            # Each part has sums of its own, and comes after its binaries.
+            # Each part has its own checksums and is copied after the binaries.
             *([] if part else [f"--exclude=/{name}" for name in dist.PARTS]),
-            f":{there.folder}/{Path(path).parent}/", f"{stage}/",
+            f":{remote.directory}/{Path(path).parent}/", f"{stage}/",
         )  # fmt: skip
         if damaged := _damaged(stage, digest):
             raise CheckError(
-                f"{target.name}/{f'{part}/' if part else ''}{damaged} is not what {there.destination.name} made",
-                "run it again: the transfer was damaged, or the files there are",
+                f"{target.name}/{f'{part}/' if part else ''}{damaged} does not match its checksum on {remote.destination.label}",
+                "run it again; if it fails again, the remote files are damaged: rebuild with --force",
             )
         if not part:
-            return dist.publish(stage, target, machine=there.arch).path
+            return dist.publish(stage, target, machine=remote.arch).path
         artifacts = dist.publish_part(stage, target, part)
-        evidence.tell_stale(target)
+        evidence.mark_stale(target)
     return artifacts.path
 
 
 def _damaged(stage: Path, digest: str) -> str:
-    """The first file that is not what SHA256SUMS says, which must have this digest; or nothing."""
+    """The first file that does not match SHA256SUMS, which must have this digest; empty if all match."""
     try:
-        if storage.sha256(stage / dist.SUMS) != digest:
+        if filesystem.sha256(stage / dist.SUMS) != digest:
             return dist.SUMS
         for line in (stage / dist.SUMS).read_text().splitlines():
             wanted, _, name = line.partition("  ")
-            if not (stage / name).is_file() or storage.sha256(stage / name) != wanted:
+            if not (stage / name).is_file() or filesystem.sha256(stage / name) != wanted:
                 return name or dist.SUMS
     except (OSError, ValueError):
         return dist.SUMS
@@ -384,28 +380,34 @@ def on(
     any_arch: bool,
     yes: bool,
 ) -> int:
-    """Run something of ours on a machine or a board.
+    """Run a task or a command on a machine or a board.
 
     Args:
         name: the machine.
-        arguments: what to run there.
-        tasks: the names of our tasks.
+        arguments: the words of the command.
+        tasks: the names of all tasks.
         boards: destinations by name.
         any_arch: accept a destination that is not RISC-V.
-        yes: install what is missing there without asking.
+        yes: install missing packages on the remote host without asking.
 
     Returns:
-        The exit code of what ran.
+        The command's exit code.
 
     Raises:
-        Failure: it could not be run, or what it made could not be brought back.
+        Failure: the command could not run, or its results could not be copied back.
     """
     command = words(arguments, tasks)
     destination = resolve(name, boards)
+    if dry_run.active():
+        # A dry run does not connect, so the remote home is unknown.
+        push(RemoteHost(destination, Architecture.RISCV64, home="~", missing=(), checksums={}))
+        log(f"would run on {name}: {process.show(command)}")
+        log(f"would copy back new results in dist/ and {RESULTS}/")
+        return 0
     try:
-        with destination.connected(_QUESTION, _folder(), *ESSENTIAL) as (shared, ask):
+        with destination.connected(_QUESTION, _directory(), *ESSENTIAL) as (shared, ask):
 
-            def look() -> There:
+            def look() -> RemoteHost:
                 return understand(shared, ask())
 
             return _run_on(look, name, command, any_arch=any_arch, yes=yes)
@@ -414,31 +416,31 @@ def on(
 
 
 def _run_on(
-    look: Callable[[], There], name: str, command: Sequence[str], *, any_arch: bool, yes: bool
+    look: Callable[[], RemoteHost], name: str, command: Sequence[str], *, any_arch: bool, yes: bool
 ) -> int:
-    there = look()
-    if there.arch is not Architecture.RISCV64:
-        say(f"{name} is {there.arch}, not riscv64")
+    remote = look()
+    if remote.arch is not Architecture.RISCV64:
+        log(f"{name} is {remote.arch}, not riscv64")
         if not any_arch:
             raise NotNativeError(
-                f"{name} is {there.arch}: what it compiles is not for RISC-V",
-                "give --any-arch if that is what you want",
+                f"{name} is {remote.arch}: its builds are not for riscv64",
+                "give --any-arch to run it there anyway",
             )
-    if there.missing:
-        _install_essential(there, yes=yes)
-    state = push(there)
-    # What a build finds up to date there is what was asked for here.
-    before = {} if _MAKING & set(command) else there.made
-    say(f"on {name} ({there.arch}): {process.show(command)}")
-    code = execute(there, command, state, yes=yes)
+    if remote.missing:
+        _install_essential(remote, yes=yes)
+    state = push(remote)
+    # A build that is up to date there may still be missing here.
+    before = {} if _BUILD_TASKS & set(command) else remote.checksums
+    log(f"on {name} ({remote.arch}): {process.show(command)}")
+    code = execute(remote, command, state, yes=yes)
     for path in pull(before, look()):
         execution = dist.load(path).manifest["host"]["execution"]
-        say(f"brought back {storage.shown(path)}/ ({execution}), checksums good")
+        log(f"copied back {filesystem.display_path(path)}/ ({execution}), checksums verified")
     return code
 
 
 def _explain(name: str, error: MachineError) -> Failure:
-    """Why there is no connection, where the machine is ours to look at."""
+    """Replace a connection error with one that names an emulated machine's state."""
     if not machines.exists(name):
         return error
     machine = machines.find(name)
@@ -446,10 +448,10 @@ def _explain(name: str, error: MachineError) -> Failure:
     machine.answered_file.unlink(missing_ok=True)
     if machine.pid is None:
         return MachineError(
-            f"machine {name} is gone: qemu ended while it was used",
-            f"invoke machine.start --name {name}, and run it again: it goes on where it was",
+            f"qemu of machine {name} ended during the command",
+            f"invoke machine.start --name {name}, and run the command again: it continues",
         )
     return MachineError(
-        f"the connection to machine {name} was lost: it may have restarted",
-        f"see `invoke machine.logs --name {name}`, and run it again: it goes on where it was",
+        f"the connection to machine {name} was lost: the machine may have restarted",
+        f"see `invoke machine.logs --name {name}`, and run the command again: it continues",
     )

@@ -1,17 +1,17 @@
-"""What is told of machines."""
+"""Machine status output."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..console import duration, emit_json, say, size, table
-from ..errors import MachineError
-from ..host import Execution
+from ..core.console import duration, emit_json, log, size, table
+from ..core.errors import MachineError
+from ..core.host import Execution
 from .machines import Machine
 
 
 def facts(machine: Machine) -> dict[str, Any]:
-    """All there is to know of a machine without asking it."""
+    """Collect what is known of a machine without connecting to it."""
     try:
         settings = machine.settings
         running = machine.pid is not None
@@ -38,24 +38,24 @@ def facts(machine: Machine) -> dict[str, Any]:
 
 
 def machine(one: Machine, *, json: bool) -> None:
-    """One machine."""
+    """Print the status of one machine."""
     known = facts(one)
     if json:
         emit_json(known)
         return
     table(("what", ""), [(key, str(value)) for key, value in known.items()])
     if known["state"] == "running":
-        say(f"ssh: ssh -F {one.path}/ssh_config {one.name}")
+        log(f"ssh: ssh -F {one.path}/ssh_config {one.name}")
 
 
 def machines(all_: list[Machine], *, json: bool) -> None:
-    """All machines."""
+    """Print a table of machines."""
     known = [facts(one) for one in all_]
     if json:
         emit_json(known)
         return
     if not known:
-        say("no machines; make one with `invoke machine.create`")
+        log("no machines; create one with `invoke machine.create`")
         return
     rows = [
         (

@@ -1,7 +1,7 @@
-"""The evidence: what became of each scenario, of what, on what machine.
+"""Evidence: the result of each scenario, for which artifacts, on which machine.
 
-A suite that runs again replaces its own results; those of others stay if they are
-of the same artifacts and the same machine.
+A new run of a suite replaces its results. Results of other suites stay if they are for the
+same artifacts and machine.
 """
 
 from __future__ import annotations
@@ -11,65 +11,58 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import dist, host, pages, schemas, storage
-from ..arch import Target
-from ..errors import CheckError, Failure
+from ..core import dist, filesystem, host, html, schemas
+from ..core.arch import Target
+from ..core.errors import CheckError, Failure
 from ..image.variants import Variant
 from . import page, versions
-from .subject import Subject, programs
-from .suites import SUITES, Outcome, counts
+from .artifacts import Subject, programs
+from .suites import SUITES, ScenarioOutcome, counts
 
-#: Version of the format, as in `schemas/evidence.schema.json`.
+#: Version of the format, as in `buildkit_riscv64/core/schemas/evidence.schema.json`.
 EVIDENCE_VERSION = 1
 
 
 def junit(suite: str) -> str:
-    """Where pytest's own report on a suite is."""
+    """Name of pytest's JUnit report for a suite."""
     return f"junit-{suite}.xml"
 
 
 def log(suite: str) -> str:
-    """Where pytest's output on a suite is."""
+    """Name of pytest's output for a suite."""
     return f"pytest-{suite}.log"
 
 
 def load(path: Path) -> dist.Artifacts:
-    """Evidence, as its schema wants it.
+    """Read evidence and check it against its schema.
 
     Args:
-        path: its folder, or the evidence.json itself.
+        path: the evidence directory, or the evidence.json in it.
 
     Raises:
-        CheckError: there is none, or it is damaged.
+        CheckError: the evidence is missing or damaged.
     """
-    folder = path.parent if path.name == dist.RESULTS else path
-    found = dist.load(folder, dist.RESULTS)
-    if wrong := schemas.objection(found.manifest, schemas.EVIDENCE):
-        raise CheckError(
-            f"{storage.shown(folder / dist.RESULTS)}: {wrong}",
-            "run `invoke validate` to make it anew",
-        )
-    return found
+    return dist.load(path.parent if path.name == dist.RESULTS else path, dist.Kind.EVIDENCE)
 
 
 def assemble(
     subject: Subject, results: Mapping[str, Mapping[str, Any]], previous: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make evidence of new results, and of earlier ones that are still worth something.
+    """Combine new results with earlier results that are still valid.
 
     Args:
-        subject: what was validated.
-        results: of suites that have run now, by name.
-        previous: earlier evidence, if there is.
+        subject: the validated artifacts.
+        results: results of the suites that ran now, by suite name.
+        previous: earlier evidence, or None.
 
     Returns:
-        The evidence, and which suites' earlier results were dropped.
+        The evidence, and the names of the suites whose earlier results were dropped.
     """
     identity = subject.as_json()
     machine = host.facts().as_json()
     cgroup = versions.cgroup_version()
     earlier: Mapping[str, Any] = previous["suites"] if previous else {}
-    kept = {
+    retained = {
         name: suite
         for name, suite in earlier.items()
         if previous and name in SUITES and name not in results
@@ -77,7 +70,7 @@ def assemble(
         and (not SUITES[name].images or previous["images"] == identity["images"])
         and _same_machine(previous, machine, cgroup)
     }  # fmt: skip
-    suites = {name: suite for name in SUITES if (suite := results.get(name) or kept.get(name))}
+    suites = {name: suite for name in SUITES if (suite := results.get(name) or retained.get(name))}
     document = {
         "evidence_version": EVIDENCE_VERSION,
         **identity,
@@ -93,7 +86,7 @@ def assemble(
 
 
 def _same_machine(previous: Mapping[str, Any], machine: Mapping[str, Any], cgroup: int) -> bool:
-    # What the kernel leaves of the memory differs from start to start.
+    # The memory that the kernel leaves differs between boots.
     ignored = {"memory_bytes": 0}
     return bool(
         {**previous["host"], **ignored} == {**machine, **ignored}
@@ -102,54 +95,54 @@ def _same_machine(previous: Mapping[str, Any], machine: Mapping[str, Any], cgrou
 
 
 def _together(of_suites: Iterable[Mapping[str, str | None]]) -> dict[str, str | None]:
-    """Each program's version; more than one where suites have used different ones."""
-    seen: dict[str, dict[str, None]] = {name: {} for name in versions.NAMES}
+    """Versions of each program; several where suites used different ones."""
+    found_versions: dict[str, dict[str, None]] = {name: {} for name in versions.NAMES}
     for one in of_suites:
         for name, version in one.items():
             if version:
-                seen.setdefault(name, {})[version] = None
-    return {name: ", ".join(found) or None for name, found in seen.items()}
+                found_versions.setdefault(name, {})[version] = None
+    return {name: ", ".join(found) or None for name, found in found_versions.items()}
 
 
 def publish(
-    subject: Subject, document: Mapping[str, Any], made: Path, previous: Path | None
+    subject: Subject, document: Mapping[str, Any], new: Path, previous: Path | None
 ) -> dist.Artifacts:
-    """Put evidence into `dist/`, whole. Needs :func:`dist.lock`.
+    """Publish evidence in `dist/` atomically. Needs :func:`dist.lock`.
 
     Args:
-        subject: what it is of.
+        subject: the validated artifacts.
         document: the evidence.
-        made: the folder with what pytest has written now.
-        previous: the folder with what it had written before.
+        new: the directory with the files that pytest wrote now.
+        previous: the directory with the files of earlier runs, or None.
 
     Raises:
-        Failure: it is not what the schema wants.
-        StorageError: it cannot be written.
+        Failure: the evidence does not match its schema.
+        StorageError: the evidence cannot be written.
     """
-    if wrong := schemas.objection(document, schemas.EVIDENCE):
-        raise Failure(f"evidence that is none: {wrong}", "this is a defect: report it")
+    if wrong := schemas.validation_error(document, schemas.EVIDENCE):
+        raise Failure(f"invalid evidence: {wrong}", "this is a defect: report it")
     with dist.staging(subject.target, part=dist.EVIDENCE) as stage:
         for suite in document["suites"]:
             for name in (junit(suite), log(suite)):
-                for place in filter(None, (made, previous)):
+                for place in filter(None, (new, previous)):
                     if (place / name).is_file():
                         shutil.copy(place / name, stage)
                         break
-        storage.write_json(stage / dist.RESULTS, document)
+        filesystem.write_json(stage / dist.RESULTS, document)
         _finish(stage, page.render(document))
         return dist.publish_part(stage, subject.target, dist.EVIDENCE)
 
 
 def _finish(stage: Path, text: str) -> None:
-    """Write the page, and the sums of everything."""
-    (stage / pages.INDEX).write_text(text, encoding="utf-8")
+    """Write the page and the checksums."""
+    (stage / html.INDEX).write_text(text, encoding="utf-8")
     names = sorted(path.name for path in stage.iterdir() if path.name != dist.SUMS)
     (stage / dist.SUMS).write_text(dist.sums(dist.record(stage, names)))
 
 
-def tell_stale(target: Target) -> None:
-    """Have the page say what is not there any more; for who replaces an image. Needs the lock."""
-    place = dist.evidence_folder(target)
+def mark_stale(target: Target) -> None:
+    """Write on the page that the evidence is outdated. Needs the lock."""
+    place = dist.evidence_directory(target)
     try:
         found = load(place)
     except CheckError:
@@ -162,39 +155,36 @@ def tell_stale(target: Target) -> None:
 
 
 def stale(evidence: dist.Artifacts) -> list[str]:
-    """What lies beside evidence, and is not what it is of."""
+    """Reasons why the evidence does not match the artifacts beside it."""
     found = []
     document = evidence.manifest
     binaries = dist.find(evidence.path.parent)
-    try:
-        now = programs(binaries) if binaries else None
-    except (KeyError, TypeError):
-        now = None
+    now = programs(binaries) if binaries else None
     if now != document["binaries"]:
-        found.append("it is of other binaries than those that are there now")
+        found.append("it is for different binaries than the present ones")
     for variant in Variant:
         image = dist.find(evidence.path.parent / dist.IMAGE / variant)
-        digest = image.manifest.get("digest") if image else None
+        digest = image.manifest["digest"] if image else None
         if digest != document["images"][variant]:
-            found.append(f"it is of another {variant} image than the one that is there now")
+            found.append(f"it is for a different {variant} image than the present one")
     return found
 
 
 def complete(evidence: dist.Artifacts) -> list[str]:
-    """Why a release may not be gated on evidence; nothing when it may.
+    """Release blockers in the evidence; empty if a release may use it.
 
     Args:
-        evidence: as :func:`load` returns it, in its place in a `dist/`.
+        evidence: the result of :func:`load`, in its place in a `dist/`.
     """
     document = evidence.manifest
     reasons = stale(evidence)
     if not document["pinned"]:
-        reasons.append("it is of a development build, not of the pinned source")
+        reasons.append("it is for a development build, not for the pinned source")
     machine = document["host"]
     if document["target"].split("-")[1] != machine["arch"]:
         reasons.append(f"{document['target']} was validated on {machine['arch']}")
     if machine["execution"] == host.Execution.QEMU_USER:
-        reasons.append("programs were emulated one by one (qemu-user), not the machine")
+        reasons.append("each program was emulated (qemu-user), not the machine")
     for name in SUITES:
         if name not in document["suites"]:
             reasons.append(f"suite {name} has not run")
@@ -202,11 +192,11 @@ def complete(evidence: dist.Artifacts) -> list[str]:
         suite = document["suites"][name]
         number = counts(suite["scenarios"])
         if suite["partial"]:
-            reasons.append(f"suite {name} has run only in part (--select {suite['select']})")
+            reasons.append(f"suite {name} ran only in part (--select {suite['select']})")
         if suite["aborted"]:
             reasons.append(f"suite {name} did not run to its end: {suite['aborted']}")
-        if number[Outcome.FAILED]:
-            reasons.append(f"suite {name}: {number[Outcome.FAILED]} failed")
-        if not number[Outcome.PASSED]:
+        if number[ScenarioOutcome.FAILED]:
+            reasons.append(f"suite {name}: {number[ScenarioOutcome.FAILED]} failed")
+        if not number[ScenarioOutcome.PASSED]:
             reasons.append(f"suite {name}: nothing passed")
     return reasons

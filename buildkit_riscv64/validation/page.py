@@ -1,4 +1,4 @@
-"""The page that people read: one file, without scripts, that shows all of the evidence."""
+"""The HTML page: one file without scripts that shows all evidence."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import host, pages
-from .suites import SCENARIOS, SUITES, Outcome, counts
+from ..core import host, html
+from .suites import SCENARIOS, SUITES, ScenarioOutcome, counts
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
 def why(scenario: Mapping[str, Any]) -> str:
-    """The line that says best why a scenario failed: pytest marks it with an E."""
+    """The line that explains best why a scenario failed: pytest marks it with an E."""
     lines = [line.strip() for line in str(scenario["failure"]).splitlines() if line.strip()]
     marked = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
-    return str((marked or lines or ["no reason was given"])[0])
+    return str((marked or lines or ["no reason given"])[0])
 
 
 def _groups(name: str, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A suite's scenarios by group, each with where it is on the page."""
+    """A suite's scenarios by group, each with its anchor on the page."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for number, one in enumerate(suite["scenarios"]):
         css = one["outcome"].replace(" ", "-")
@@ -38,17 +38,17 @@ def _groups(name: str, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _worst(counts: Mapping[str, int]) -> str:
-    """The outcome that a cell of the matrix is coloured by."""
-    worst = [Outcome.FAILED, Outcome.PASSED, Outcome.NOT_PROVEN]
+    """The outcome that sets the colour of a cell."""
+    worst = [ScenarioOutcome.FAILED, ScenarioOutcome.PASSED, ScenarioOutcome.NOT_PROVEN]
     return next((one.replace(" ", "-") for one in worst if counts[one]), "not-proven")
 
 
 def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
-    """The page of an evidence.
+    """Render evidence as a page.
 
     Args:
         document: the evidence.
-        stale: why it is not of what lies beside it.
+        stale: why the evidence does not match the artifacts beside it.
     """
     suites = [
         {**suite, "name": name, "proves": SUITES[name].proves, "groups": _groups(name, suite)}
@@ -58,9 +58,9 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
     for suite in suites:
         for group in suite["groups"]:
             for one in group["scenarios"]:
-                if one["outcome"] == Outcome.NOT_PROVEN:
+                if one["outcome"] == ScenarioOutcome.NOT_PROVEN:
                     unproven.setdefault(one["reason"], []).append(one)
-    return pages.render(
+    return html.render(
         _TEMPLATE, {"worst": _worst, "why": why}, document=document, suites=suites, stale=stale,
         executed=host.executed(document["host"]), unproven=unproven,
         absent=[suite for name, suite in SUITES.items() if name not in document["suites"]],

@@ -1,35 +1,42 @@
-"""What the tasks of phase 3 tell: each scenario as it ends, and what is known at the end."""
+"""Output of the tasks of phase 3: progress of each scenario, and the summary."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .. import dist, host, pages, storage
-from ..console import count, duration, emit_json, say, table
-from ..errors import CheckError
+from ..core import dist, filesystem, host, html
+from ..core.console import count, duration, emit_json, log, table
+from ..core.errors import CheckError
 from . import evidence, page
-from .suites import Outcome, Suite
+from .suites import ScenarioOutcome, Suite
 from .validate import Outcomes
 
-_SHORT = {Outcome.PASSED: "ok", Outcome.FAILED: "FAILED", Outcome.NOT_PROVEN: "not proven"}
+_SHORT = {
+    ScenarioOutcome.PASSED: "ok",
+    ScenarioOutcome.FAILED: "FAILED",
+    ScenarioOutcome.NOT_PROVEN: "not proven",
+}
 _HEADER = ("suite", "passed", "failed", "not proven", "time", "")
 
 
 def progress(suite: Suite, number: int, total: int, result: Mapping[str, Any]) -> None:
-    """One line for a scenario that has ended, and one of why for what did not pass."""
-    outcome = Outcome(result["outcome"])
-    say(
+    """Log a finished scenario, and the reason if it did not pass."""
+    outcome = ScenarioOutcome(result["outcome"])
+    log(
         f"{suite.name} {number}/{total}  {_SHORT[outcome]}  {duration(result['seconds'])}"
         f"  {result['title']}"
     )
-    if outcome is Outcome.FAILED:
-        say(f"    {page.why(result)}")
-    elif outcome is Outcome.NOT_PROVEN:
-        say(f"    {result['reason']}")
+    if outcome is ScenarioOutcome.FAILED:
+        log(f"    {page.why(result)}")
+    elif outcome is ScenarioOutcome.NOT_PROVEN:
+        log(f"    {result['reason']}")
 
 
-def _all(document: Mapping[str, Any], outcome: Outcome) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _all(
+    document: Mapping[str, Any], outcome: ScenarioOutcome
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, suite in document["suites"].items():
         for one in suite["scenarios"]:
             if one["outcome"] == outcome:
@@ -42,7 +49,12 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
         number = suite["counts"]
         remark = f"in part: {suite['select']}" if suite["partial"] else suite["aborted"]
         rows.append(
-            (name, *(str(number[one]) for one in Outcome), duration(suite["seconds"]), remark)
+            (
+                name,
+                *(str(number[one]) for one in ScenarioOutcome),
+                duration(suite["seconds"]),
+                remark,
+            )
         )
     return rows
 
@@ -58,20 +70,20 @@ def _summary(found: dist.Artifacts) -> None:
     document = found.manifest
     rows = _rows(document)
     table(_HEADER, rows, title=_title(document))
-    for name, one in _all(document, Outcome.FAILED):
-        say(f"FAILED {name}\n    {page.why(one)}")
-    say(f"{_title(document)}, {document['finished']}")
+    for name, one in _all(document, ScenarioOutcome.FAILED):
+        log(f"FAILED {name}\n    {page.why(one)}")
+    log(f"{_title(document)}, {document['finished']}")
     if reasons := evidence.complete(found):
-        say("no release may be gated on it:")
+        log("a release is blocked:")
         for why in reasons:
-            say(f"  {why}")
+            log(f"  {why}")
     else:
-        say("complete: a release may be gated on it")
-    say(f"the evidence is in {storage.shown(found.path)}/; to read it: {pages.INDEX}")
+        log("complete: no release blockers")
+    log(f"read the evidence: {filesystem.display_path(found.path / html.INDEX)}")
 
 
 def validated(outcomes: Outcomes, *, json: bool) -> None:
-    """The matrix, and where the evidence is.
+    """Print the results of a run.
 
     Raises:
         CheckError: a scenario failed, or a suite did not run to its end.
@@ -83,25 +95,35 @@ def validated(outcomes: Outcomes, *, json: bool) -> None:
         emit_json(found.manifest)
     _summary(found)
     ran = {name: found.manifest["suites"][name] for name in outcomes.ran}
-    failed = [name for name, _ in _all({"suites": ran}, Outcome.FAILED)]
+    failed = [name for name, _ in _all({"suites": ran}, ScenarioOutcome.FAILED)]
     ended = [f"{name}: {suite['aborted']}" for name, suite in ran.items() if suite["aborted"]]
-    read = f"read {storage.shown(found.path / pages.INDEX)}"
+    read = f"read {filesystem.display_path(found.path / html.INDEX)}"
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise CheckError(f"{count(len(failed), 'scenario')} failed: {failed[0]}{more}", read)
     if ended:
         raise CheckError(f"not all scenarios have run: {'; '.join(ended)}", read)
-    passed = sum(suite["counts"][Outcome.PASSED] for suite in ran.values())
-    say(f"{count(passed, 'scenario')} passed, {duration(outcomes.seconds)} in all")
+    passed = sum(suite["counts"][ScenarioOutcome.PASSED] for suite in ran.values())
+    log(f"{count(passed, 'scenario')} passed in {duration(outcomes.seconds)}")
 
 
 def shown(found: dist.Artifacts, *, json: bool) -> None:
-    """What evidence says."""
+    """Print the evidence: one sentence, the details, and the next command."""
+    blockers = evidence.complete(found)
     if json:
-        emit_json({**found.manifest, "incomplete": evidence.complete(found)})
-    for name, one in _all(found.manifest, Outcome.NOT_PROVEN):
-        say(f"not proven {name}\n    {one['reason']}")
+        emit_json({**found.manifest, "incomplete": blockers})
+    numbers = Counter(
+        scenario["outcome"]
+        for suite in found.manifest["suites"].values()
+        for scenario in suite["scenarios"]
+    )
+    result = ", ".join(f"{numbers[outcome]} {outcome}" for outcome in ScenarioOutcome)
+    verdict = f"a release is blocked: {blockers[0]}" if blockers else "complete"
+    log(f"{_title(found.manifest)}: {result}; {verdict}.")
+    for name, one in _all(found.manifest, ScenarioOutcome.NOT_PROVEN):
+        log(f"not proven {name}\n    {one['reason']}")
     _summary(found)
+    log(f"next: invoke {'validate' if blockers else 'build-packages'}")
 
 
 def _by_name(document: Mapping[str, Any]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
@@ -113,11 +135,11 @@ def _by_name(document: Mapping[str, Any]) -> dict[tuple[str, str, str], Mapping[
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What is different between two evidences, for `--json` and for people.
+    """Differences between two evidence documents.
 
     Returns:
-        `about`: what they are of, where it differs, both; `scenarios`: those with another
-        outcome, both; `seconds`: of all scenarios that passed in both, both.
+        `about`: differing properties, both values; `scenarios`: those with different
+        outcomes, both; `seconds`: sum over the scenarios that passed in both, both.
     """
     keys = ("target", "version", "revision", "binaries", "images", "cgroup_version")
     pairs = {key: (before[key], after[key]) for key in keys}
@@ -147,28 +169,32 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def compared(before: dist.Artifacts, after: dist.Artifacts, *, json: bool) -> None:
-    """What is different here than there."""
+    """Print the differences between other evidence and this one."""
     found = differences(before.manifest, after.manifest)
     if json:
         emit_json(found)
     if found["about"]:
         table(
-            ("", str(storage.shown(before.path)), str(storage.shown(after.path))),
+            (
+                "",
+                str(filesystem.display_path(before.path)),
+                str(filesystem.display_path(after.path)),
+            ),
             [(name, *(_plain(value) for value in pair)) for name, pair in found["about"].items()],
         )
     if found["scenarios"]:
         table(
-            ("scenario", "there", "here"),
+            ("scenario", "other", "this"),
             [
                 (f"{one['suite']}/{one['group']}: {one['title']}",
-                 one["before"] or "was not there", one["after"] or "is not here")
+                 one["before"] or "absent", one["after"] or "absent")
                 for one in found["scenarios"]
             ],
         )  # fmt: skip
-    there, here = found["seconds"]
-    if there and here:
-        say(f"what passes in both took {duration(there)} there and {duration(here)} here")
-    say(f"{count(len(found['scenarios']), 'scenario')} with another outcome")
+    other, this = found["seconds"]
+    if other and this:
+        log(f"scenarios that pass in both took {duration(other)} there and {duration(this)} here")
+    log(f"{count(len(found['scenarios']), 'scenario')} with different outcomes")
 
 
 def _plain(value: Any) -> str:

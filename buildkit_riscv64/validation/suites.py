@@ -1,4 +1,4 @@
-"""The suites: what each proves, and what it needs; and what becomes of a scenario."""
+"""The suites: what each one validates and needs; outcomes of scenarios."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 
-#: How others than root start them: what a shell has activated, root has not on its PATH.
-AS_ROOT = "sudo .venv/bin/invoke validate"
-#: A folder for each suite.
-SCENARIOS = Path("tests/validation")
+#: The command for users other than root; root's PATH has no activated environment.
+AS_ROOT = "sudo ./invoke validate"
+#: The directory of the suites.
+SCENARIOS = Path("buildkit_riscv64/validation/scenarios")
 
-#: Commands that every suite calls. A docker engine and a registry are unpacked aside:
-#: installed, these would be services on this machine.
+#: Commands that every suite calls. A docker engine and a registry are unpacked instead:
+#: installed, they would be services on this machine.
 _COMMON = ("git", "mmdebstrap", "openssl", "runc", "skopeo")
 
 
-class Outcome(StrEnum):
-    """What became of a scenario."""
+class ScenarioOutcome(StrEnum):
+    """The result of a scenario."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -30,21 +30,21 @@ class Outcome(StrEnum):
 
 
 def counts(scenarios: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many scenarios there are of each outcome."""
-    seen = Counter(scenario["outcome"] for scenario in scenarios)
-    return {str(outcome): seen[outcome] for outcome in Outcome}
+    """The number of scenarios by outcome."""
+    numbers = Counter(scenario["outcome"] for scenario in scenarios)
+    return {str(outcome): numbers[outcome] for outcome in ScenarioOutcome}
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A folder of scenarios.
+    """A directory of scenarios.
 
     Args:
-        name: the folder's.
-        proves: in a few words.
+        name: the name of the directory.
+        proves: what the suite validates, in a few words.
         tools: commands that its scenarios call.
-        images: it uses the images, not the binaries alone.
-        emulators: it runs programs of other platforms.
+        images: whether it uses the images too.
+        emulators: whether it runs programs of other platforms.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Suite:
     emulators: bool = False
 
     @property
-    def folder(self) -> Path:
-        """Where its scenarios are, from the checkout."""
+    def directory(self) -> Path:
+        """Its scenarios, relative to the checkout."""
         return SCENARIOS / self.name
 
 
-#: All there are, in the order in which they run.
+#: Every suite, in execution order.
 SUITES = {
     suite.name: suite
     for suite in (
@@ -67,7 +67,7 @@ SUITES = {
         Suite("buildx", "the image in docker, and remote builders", _COMMON, images=True),
         Suite(
             "rootless", "as an ordinary user",
-            (*_COMMON, "fuse-overlayfs", "newuidmap", "rootlesskit", "slirp4netns"), images=True,
+            (*_COMMON, "fuse-overlayfs", "ip", "newuidmap", "rootlesskit", "slirp4netns"), images=True,
         ),
         Suite("platforms", "building for other architectures", (*_COMMON, "go", "umoci"), emulators=True),
     )
@@ -75,10 +75,10 @@ SUITES = {
 
 
 def parse(only: str) -> list[Suite]:
-    """The suites that `--only` names, in their own order; all, if it names none.
+    """The suites that `--only` names, in execution order; all suites if it is empty.
 
     Raises:
-        UsageError: there is no such suite.
+        UsageError: unknown suite.
     """
     wanted = {name for name in only.split(",") if name} or set(SUITES)
     if unknown := sorted(wanted - SUITES.keys()):

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import process
+from ..core import process
 
-#: What evidence tells the version of. docker and buildx say it through recorder.used().
+#: Programs in the evidence. docker and buildx come from pytest_plugin.used().
 NAMES = (
     "kernel", "docker", "buildx", "runc", "rootlesskit", "slirp4netns", "fuse-overlayfs",
     "qemu-user",
@@ -19,23 +19,23 @@ _NUMBER = re.compile(r"version:?\s+(\d[^\s,;)]*)", re.IGNORECASE)
 
 
 def cgroup_version() -> int:
-    """Which version of control groups this machine uses."""
+    """The version of this machine's control groups."""
     return 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
 
 
 def of(tool: str) -> str:
-    """The version that a command says it is, or nothing."""
+    """The version that a command reports, or an empty string."""
     if process.which(tool) is None:
         return ""
-    said = process.probe([tool, "--version"])
-    # fuse-overlayfs first tells the version of something else.
-    lines = [line for line in said.stdout.splitlines() if tool in line]
-    found = _NUMBER.search("\n".join(lines) or said.stdout)
+    answer = process.probe([tool, "--version"])
+    # fuse-overlayfs reports the version of another program first.
+    lines = [line for line in answer.stdout.splitlines() if tool in line]
+    found = _NUMBER.search("\n".join(lines) or answer.stdout)
     return found[1] if found else ""
 
 
 def here(tools: Sequence[str], *, emulators: bool) -> dict[str, str | None]:
-    """The versions on this machine; None for what scenarios that call these tools have no use of."""
+    """The versions of tools on this machine; None for every other program."""
     known = {name: of(name) for name in NAMES if name in tools}
     if emulators:
         known["qemu-user"] = _emulator()
@@ -46,6 +46,6 @@ def here(tools: Sequence[str], *, emulators: bool) -> dict[str, str | None]:
 
 
 def _emulator() -> str:
-    """The version of Debian's emulators: all are of one package, which Debian 12 calls otherwise."""
+    """The version of Debian's emulators, which are in one package; its name differs in Debian 12."""
     names = [f"qemu-{one}{end}" for one in ("riscv64", "x86_64") for end in ("-static", "")]
     return next(filter(None, map(of, names)), "")

@@ -1,4 +1,4 @@
-# bash completion for buildctl. It asks buildctl for its help, so it knows what this one can.
+# bash completion for buildctl: reads the commands and options from buildctl's help.
 
 _buildctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
@@ -6,7 +6,7 @@ _buildctl() {
     local word help
     COMPREPLY=()
 
-    # "--progress=pl" comes as three words.
+    # bash splits "--progress=pl" into three words.
     if [[ $cur == "=" ]]; then
         cur=
     elif [[ $prev == "=" ]]; then

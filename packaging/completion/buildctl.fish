@@ -1,4 +1,4 @@
-# fish completion for buildctl. It asks buildctl for its help, so it knows what this one can.
+# fish completion for buildctl: reads the commands and options from buildctl's help.
 
 function __buildctl_help
     set -l commands
@@ -12,7 +12,7 @@ function __buildctl_help
     buildctl $commands --help 2>/dev/null
 end
 
-# Name and description, with a tab between: of commands, or of options.
+# One line per command or option: name, tab, description.
 function __buildctl_commands
     __buildctl_help | sed -n '/^COMMANDS:/,/^$/s/^   \([a-z-]*\)[^ ]*\( [a-z]\)\{0,1\}  *\(.*\)/\1\t\3/p'
 end

@@ -1,5 +1,5 @@
 #compdef buildctl
-# zsh completion for buildctl. It asks buildctl for its help, so it knows what this one can.
+# zsh completion for buildctl: reads the commands and options from buildctl's help.
 
 local word
 local -a commands names
@@ -20,7 +20,7 @@ for word in ${words[2,CURRENT-1]}; do
     esac
 done
 
-# Each as name:description.
+# The entries are name:description.
 if [[ $PREFIX == -* ]]; then
     names=(${(f)"$(buildctl $commands --help 2>/dev/null | sed -n 's/^   \(--[a-z-]*\).*   *\(.*\)/\1:\2/p')"})
     _describe option names

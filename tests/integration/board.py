@@ -1,4 +1,4 @@
-"""A board that is this machine: a real sshd on the loopback, with keys, a home and a PATH of its own."""
+"""This machine as a board: a real sshd on loopback, with its own keys, home and PATH."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..loopback import free_port
-from .miniature import Project, script
+from buildkit_riscv64.validation.environment.loopback import free_port
+from buildkit_riscv64.validation.environment.scripts import script
+from buildkit_riscv64.validation.environment.waiting import eventually
+
+from .miniature import Project
 
 NAME = "board"
 SSHD = Path("/usr/sbin/sshd")
-#: For a machine that is slow and busy; what passes never waits so long.
-BOUND = 120.0
 
 
 def key(path: Path) -> Path:
@@ -32,13 +32,14 @@ def key(path: Path) -> Path:
 
 @dataclass
 class Board:
-    """A board, and the checkout from which it is used.
+    """A board, and the checkout that uses it.
 
     Args:
         project: the checkout.
-        home: the far side's home.
+        home: the home directory on the board.
         config: the user's ssh configuration.
-        sshd: its process; each start makes another one.
+        port: sshd's port.
+        sshd: sshd's process.
     """
 
     project: Project
@@ -49,13 +50,13 @@ class Board:
 
     @property
     def folder(self) -> Path:
-        """The far side's checkout."""
+        """The checkout on the board."""
         identity = f"{os.uname().nodename}:{self.project.root}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:12]
         return self.home / ".cache/buildkit-riscv64/checkouts" / name
 
     def start(self, **changes: str) -> None:
-        """Start sshd; what runs there sees the project's environment, with these changes."""
+        """Start sshd; remote commands get the project's environment, with these changes."""
         self.stop()
         place = self.home.parent
         env = {**self.project.env, "HOME": str(self.home), **changes}
@@ -78,12 +79,14 @@ class Board:
                 [SSHD, "-D", "-e", "-f", place / "sshd_config"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + BOUND
-        while self.sshd.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return
-            time.sleep(0.02)
-        raise AssertionError((place / "sshd.log").read_text())
+        assert eventually(self._answers), (place / "sshd.log").read_text()
+
+    def _answers(self) -> bool:
+        assert self.sshd is not None
+        assert self.sshd.poll() is None, (self.home.parent / "sshd.log").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
 
     def stop(self) -> None:
         """End sshd and each of its connections."""
@@ -94,13 +97,13 @@ class Board:
             self.sshd = None
 
     def cut(self) -> None:
-        """End its connections as a network that goes does: nobody gets to say goodbye."""
+        """Kill the connections, as a lost network does."""
         for pid in self._connections():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _connections(self) -> list[int]:
-        """The processes of sshd's own that serve connections; not what they run."""
+        """The processes of sshd that serve connections, without the commands that they run."""
         if self.sshd is None:
             return []
         found: list[int] = []
@@ -118,40 +121,54 @@ class Board:
         return found
 
     def known_host(self, public: Path) -> None:
-        """What the user's known_hosts says of it."""
+        """Write the board's key to the user's known_hosts."""
         (self.config.parent / "known_hosts").write_text(f"{NAME} {public.read_text()}")
 
+    def add_host(self, host: str, *, port: bool) -> None:
+        """Add an address of this board to the ssh configuration, with or without its port."""
+        key = (self.home.parent / "host_key.pub").read_text()
+        with (self.config.parent / "known_hosts").open("a") as file:
+            file.write(f"{NAME} {key}")
+        lines = [
+            f"Host {host}", "  HostName 127.0.0.1", f"  HostKeyAlias {NAME}",
+            f"  IdentityFile {self.home.parent}/user_key", "  IdentitiesOnly yes",
+            f"  UserKnownHostsFile {self.config.parent}/known_hosts", "  GlobalKnownHostsFile /dev/null",
+            *([f"  Port {self.port}"] if port else []),
+        ]  # fmt: skip
+        self.config.write_text("\n".join([*lines, self.config.read_text()]))
+
     def take_python(self) -> None:
-        """Give the far checkout the environment that tests run in: its launcher would fetch one."""
+        """Let the board's checkout use the tests' Python environment, without a download."""
         venv = self.folder / ".venv"
-        script(venv / "bin" / "python", f'exec {sys.executable} "$@"')
-        shutil.copy(self.project.root / "requirements.txt", venv)
+        program = script(venv / "bin" / "python", f'exec {sys.executable} "$@"')
+        lock = (self.project.root / "requirements" / "runtime.txt").read_text()
+        (venv / "stamp").write_text(f"{lock}{program.resolve()}\n")
 
 
 @contextlib.contextmanager
 def board(project: Project, **changes: str) -> Iterator[Board]:
-    """A board for a project; nothing of it runs afterwards."""
+    """A board for a project; sshd ends with the block."""
     place = project.root.parent / "board"
     (place / "home").mkdir(parents=True)
     (place / "user").mkdir()
     key(place / "host_key")
     key(place / "user_key")
-    made = Board(project, place / "home", place / "user" / "config", free_port())
-    made.known_host(place / "host_key.pub")
-    made.config.write_text(
-        f"Host {NAME}\n  HostName 127.0.0.1\n  Port {made.port}\n  User {getpass.getuser()}\n"
+    new = Board(project, place / "home", place / "user" / "config", free_port())
+    new.known_host(place / "host_key.pub")
+    new.config.write_text(
+        f"Host {NAME}\n  HostName 127.0.0.1\n  Port {new.port}\n  User {getpass.getuser()}\n"
         f"  HostKeyAlias {NAME}\n  IdentityFile {place}/user_key\n  IdentitiesOnly yes\n"
         f"  UserKnownHostsFile {place}/user/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
     )
-    # ssh looks for ~/.ssh/config where the password file says that ~ is, whatever HOME says.
+    # ssh ignores HOME and reads ~/.ssh/config from the home in the password file.
     real = shutil.which("ssh")
     assert real, "the tests need ssh"
     assert SSHD.exists(), "the tests need sshd: apt-get install openssh-server"
-    script(place / "bin" / "ssh", f'exec {real} -F {made.config} "$@"')
+    script(place / "bin" / "ssh", f'exec {real} -F {new.config} "$@"')
     far: Mapping[str, str] = {"PATH": project.env["PATH"], **changes}
     project.env["PATH"] = f"{place}/bin:{project.env['PATH']}"
     try:
-        made.start(**far)
-        yield made
+        new.start(**far)
+        yield new
     finally:
-        made.stop()
+        new.stop()

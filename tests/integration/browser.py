@@ -1,7 +1,7 @@
-"""A real browser, and what one may ask of every page.
+"""A real browser, and checks of every page.
 
-Debian has no Chromium for riscv64, and Playwright nothing at all: nothing of it is imported
-before a page is opened.
+Debian has no Chromium for riscv64, and Playwright does not support riscv64, so this module imports
+Playwright only to open a page.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buildkit_riscv64 import house
+from buildkit_riscv64.testing import capabilities
+from buildkit_riscv64.validation.environment.waiting import BOUND
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 DESK = (1280, 900)
 PHONE = (390, 844)
 
-# What is neither on the screen nor in something that one can scroll: a table, but no whole page.
+# Elements outside the screen that cannot be scrolled to, except by scrolling the whole page.
 _CUT_OFF = """
 () => {
   const scrolls = node => {
@@ -42,12 +43,12 @@ _CUT_OFF = """
 
 @dataclass
 class Tab:
-    """A page that is open, and what happened since.
+    """An open page, with its messages and requests.
 
     Args:
-        page: to click on.
+        page: the page.
         said: errors and warnings on its console, errors of its scripts, dialogs.
-        asked: what it wanted from elsewhere than this disk.
+        asked: requests to other addresses than this disk.
     """
 
     page: Page
@@ -55,7 +56,7 @@ class Tab:
     asked: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Listen, from before the page is opened."""
+        """Record messages and requests; called before the page is opened."""
 
         def dialog(one: Any) -> None:
             self.said.append(f"dialog: {one.message}")
@@ -81,15 +82,15 @@ class Tab:
         )
 
     def width(self) -> int:
-        """How wide the page is."""
+        """The width of the page."""
         return int(self.page.evaluate("document.documentElement.scrollWidth"))
 
     def cut_off(self) -> list[str]:
-        """Elements of which a part cannot be seen, not even by scrolling."""
+        """Elements that are cut off, even with scrolling."""
         return [str(one) for one in self.page.evaluate(_CUT_OFF)]
 
     def brightness(self) -> float:
-        """How bright the background is: from 0, black, to 255."""
+        """The brightness of the background, from 0 (black) to 255."""
         return float(
             self.page.evaluate(
                 "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)"
@@ -98,15 +99,15 @@ class Tab:
         )
 
     def barriers(self, *, without: tuple[str, ...] = ()) -> list[str]:
-        """What axe finds that keeps people from reading it: contrast, and much else.
+        """Barriers to accessibility that axe finds, such as low contrast.
 
         Args:
-            without: rules that are not asked.
+            without: rules to leave out.
         """
         from axe_playwright_python.sync_playwright import Axe
 
         rules = {"target-size": {"enabled": True}, **{rule: {"enabled": False} for rule in without}}
-        # preload would read style sheets again, which a page on disk may not.
+        # preload would read style sheets again, which the browser forbids for a page on disk.
         found = Axe().run(
             self.page, options={"preload": False, "rules": rules, "resultTypes": ["violations"]}
         )
@@ -117,24 +118,24 @@ class Tab:
         ]
 
 
-#: Opens a page: its address, how large the screen is, and `light` or `dark`.
+#: Opens a page: address, size of the screen, and `light` or `dark`.
 Open = Callable[..., Tab]
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[Browser]:
-    """Debian's Chromium, without a screen."""
+    """Debian's headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=f"/usr/bin/{house.BROWSER}")
+        browser = playwright.chromium.launch(executable_path=f"/usr/bin/{capabilities.BROWSER}")
         yield browser
         browser.close()
 
 
 @contextlib.contextmanager
 def tabs(browser: Browser) -> Iterator[Open]:
-    """Opens pages, and closes them in the end."""
+    """A function that opens pages, which close with the block."""
     with contextlib.ExitStack() as stack:
 
         def open_(url: str, screen: tuple[int, int] = DESK, scheme: Any = "light") -> Tab:
@@ -145,7 +146,7 @@ def tabs(browser: Browser) -> Iterator[Open]:
                 is_mobile=phone, has_touch=phone,
             )  # fmt: skip
             stack.callback(context.close)
-            context.set_default_timeout(15_000)
+            context.set_default_timeout(BOUND * 1000)
             tab = Tab(context.new_page())
             tab.watch()
             tab.page.goto(url)
@@ -154,6 +155,6 @@ def tabs(browser: Browser) -> Iterator[Open]:
         yield open_
 
 
-def on_disk(folder: Path, name: str) -> str:
-    """The address of a page in a folder; its name may have a query."""
-    return f"{folder.as_uri()}/{name}"
+def on_disk(directory: Path, name: str) -> str:
+    """The address of a page in a directory; its name may have a query."""
+    return f"{directory.as_uri()}/{name}"

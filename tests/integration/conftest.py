@@ -1,7 +1,8 @@
-"""What the integration tests share: the miniature upstream, and projects around it."""
+"""Fixtures of the integration tests: the miniature upstream, projects, the real upstream."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -10,35 +11,29 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, pins
-from buildkit_riscv64.arch import Target
+from benchmarks.checkout import copy_checkout
 from buildkit_riscv64.binaries import toolchain
+from buildkit_riscv64.core import dist, pins
+from buildkit_riscv64.core.arch import Target
+from buildkit_riscv64.testing.pytest_plugin import needs
+from buildkit_riscv64.validation.environment import docker_engine
 
-from . import dockerd
 from .keys import Keyring
-from .miniature import (
-    Project,
-    Upstream,
-    commit_checkout,
-    copy_checkout,
-    isolated,
-    make_project,
-    remove,
-    succeeded,
-)
+from .miniature import Project, Upstream, commit_checkout, isolated, make_project, remove, succeeded
 
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for everything that is made; nothing of it is left."""
-    folder = tmp_path_factory.mktemp("miniature")
-    yield folder
-    remove(folder)
+    """A directory for all files of a test run, removed at its end."""
+    directory = tmp_path_factory.mktemp("miniature")
+    yield directory
+    remove(directory)
 
 
 @pytest.fixture(scope="session")
+@needs("go")
 def pinned_go() -> Path:
-    """The pinned Go, fetched if need be as a build would."""
+    """The pinned Go; downloaded if it is missing."""
     return toolchain.ensure(pins.load()).command
 
 
@@ -49,7 +44,7 @@ def upstream(workshop: Path) -> Upstream:
 
 @pytest.fixture(scope="session")
 def _template(workshop: Path, upstream: Upstream, pinned_go: Path) -> Project:
-    """A project that has been built once, from the module."""
+    """A project with artifacts, built from the module."""
     env = isolated(workshop)
     env |= {
         "PATH": f"{pinned_go.parent}:{env['PATH']}",
@@ -66,31 +61,29 @@ def _template(workshop: Path, upstream: Upstream, pinned_go: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def new_project(workshop: Path, _template: Project) -> Callable[..., Project]:
-    """Makes another copy of the project: with what has been built, or as cloned."""
-    made = 0
+    """A function that copies the project, with or without its artifacts."""
+    numbers = itertools.count(1)
 
     def make(*, built: bool) -> Project:
-        nonlocal made
-        made += 1
-        folder = workshop / f"project-{made}"
+        directory = workshop / f"project-{next(numbers)}"
         ignored = None if built else shutil.ignore_patterns("dist")
-        shutil.copytree(_template.root, folder / "checkout", symlinks=True, ignore=ignored)
-        (folder / "tmp").mkdir()
-        own = {"TMPDIR": str(folder / "tmp"), "XDG_CACHE_HOME": str(folder / "cache")}
-        return Project(folder / "checkout", {**_template.env, **own})
+        shutil.copytree(_template.root, directory / "checkout", symlinks=True, ignore=ignored)
+        (directory / "tmp").mkdir()
+        own = {"TMPDIR": str(directory / "tmp"), "XDG_CACHE_HOME": str(directory / "cache")}
+        return Project(directory / "checkout", {**_template.env, **own})
 
     return make
 
 
 @pytest.fixture
 def project(new_project: Callable[..., Project]) -> Iterator[Project]:
-    """A fresh clone of the project; nothing is built, the submodule is not fetched."""
+    """A fresh clone of the project, without artifacts and submodule."""
     yield from _cleaned_up(new_project(built=False))
 
 
 @pytest.fixture
 def built(new_project: Callable[..., Project]) -> Iterator[Project]:
-    """A project that has been built from the module."""
+    """A project with artifacts that were built from the module."""
     yield from _cleaned_up(new_project(built=True))
 
 
@@ -104,24 +97,25 @@ def _cleaned_up(project: Project) -> Iterator[Project]:
 
 @pytest.fixture(scope="session")
 def upstream_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A clone of this checkout, the user's own Go settings and caches, and no submodule."""
-    folder = tmp_path_factory.mktemp("upstream")
-    copy_checkout(folder / "checkout")
-    git = isolated(folder)
-    commit_checkout(folder / "checkout", pins.load().commit, git)
-    # CI would install packages without asking.
+    """A clone of this checkout with the user's Go settings and caches, without submodule."""
+    directory = tmp_path_factory.mktemp("upstream")
+    copy_checkout(directory / "checkout")
+    git = isolated(directory)
+    commit_checkout(directory / "checkout", pins.load().commit, git)
+    # With CI set, tasks install packages without a question.
     unwanted = {"CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"}
     env = {name: value for name, value in os.environ.items() if name not in unwanted}
-    yield Project(folder / "checkout", env)
-    remove(folder)
+    yield Project(directory / "checkout", env)
+    remove(directory)
 
 
 @pytest.fixture(scope="session")
+@needs("compiling")
 def upstream_target(upstream_project: Project) -> Path:
-    """What a build of the real upstream makes; how much memory our own process took is told.
+    """The artifacts of the real upstream; the build prints the peak memory of our own process.
 
-    With BUILDKIT_TEST_DIST it is taken from that dist/ instead: on a machine on which
-    compiling takes an hour.
+    BUILDKIT_TEST_DIST names a dist/ to copy them from, for machines on which the build takes an
+    hour.
     """
     target = upstream_project.dist / Target.here().name
     if ready := os.environ.get("BUILDKIT_TEST_DIST"):
@@ -143,25 +137,27 @@ def upstream_target(upstream_project: Project) -> Path:
 
 @pytest.fixture(scope="session")
 def binaries(upstream_target: Path) -> Path:
-    """The folder with the real buildkitd and buildctl, for this machine."""
+    """The directory with the real buildkitd and buildctl."""
     return upstream_target / "bin"
 
 
 @pytest.fixture(scope="session")
+@needs("gpg")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyring]:
-    """A GnuPG home with keys that are nobody's."""
+    """A GnuPG home with test keys."""
     with Keyring(tmp_path_factory.mktemp("ring")) as ring:
         yield ring
 
 
 @pytest.fixture(scope="session")
 def key(ring: Keyring) -> str:
-    """An armored private key that signs."""
+    """An armored private signing key."""
     return ring.private(ring.make("Signer <signer@example.org>"))
 
 
 @pytest.fixture(scope="session")
+@needs("daemons", "debian", "mmdebstrap")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What the environment needs for a real docker engine."""
-    with dockerd.engine(tmp_path_factory.mktemp("docker")) as access:
+    """The environment for a real docker engine."""
+    with docker_engine.engine(tmp_path_factory.mktemp("docker")) as access:
         yield access.env

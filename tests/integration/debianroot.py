@@ -1,9 +1,8 @@
-"""A clean Debian 13 of this machine's architecture, to install packages in for real.
+"""A clean Debian 13 of this machine's architecture, for tests that install packages.
 
-It is unpacked and configured once, and kept in the cache; each test gets a copy. Programs
-run in it with mounts and processes of their own, which end with them; the network is this
-machine's, so that they reach a server on loopback. Or it is booted: then systemd is its
-first process, with control groups and a network of its own.
+The cache has an unpacked and configured template; each test gets a copy. Programs run in the copy
+in private mount and PID namespaces, and use this machine's network to reach servers on loopback. A
+booted copy has systemd as its first process, and its own control groups and network.
 """
 
 from __future__ import annotations
@@ -17,28 +16,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildkit_riscv64 import debian, process
-from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64.core import process
+from buildkit_riscv64.core.arch import Architecture
+from buildkit_riscv64.system import debian, host_checks
+from buildkit_riscv64.testing.pytest_plugin import require
+from buildkit_riscv64.validation.environment.cached_roots import DEVICES, UDEV_MODE, cached_root
+from buildkit_riscv64.validation.environment.waiting import BOUND, eventually
 
-from ..processes import eventually
-from .roots import kept
-
-#: What the packages depend on, so that nothing but them comes from their repository; what
-#: reads their man pages, completions and profiles; and what the pages take for granted.
+#: The dependencies of our packages, so that only our packages come from the tested repository; the
+#: readers of their man pages, completions and profiles; and tools that the documentation assumes.
 PACKAGES = (
     "adduser", "apparmor", "bash-completion", "ca-certificates", "curl", "dbus", "fish",
     "iproute2", "libpam-systemd", "man-db", "passwd", "procps", "rootlesskit", "runc",
     "slirp4netns", "sudo", "systemd", "uidmap", "zsh",
 )  # fmt: skip
 
-# Arguments: the root, and a command. It has to be pivot_root: runc does the same, and
-# cannot below a chroot.
-_ENTER = r"""
+#: The capabilities and tools that a root needs.
+NEEDS = ("daemons", "debian", "mmdebstrap")
+
+# Arguments: the root, and a command. runc needs pivot_root: it fails below a chroot.
+_ENTER = rf"""{DEVICES}
 mount --bind "$1" "$1"
 mount -t proc proc "$1/proc"
 mount -t sysfs sysfs "$1/sys"
 mount --rbind /sys/fs/cgroup "$1/sys/fs/cgroup"
-mount --rbind /dev "$1/dev"
+make_devices "$1/dev" {UDEV_MODE}
 mount -t tmpfs tmpfs "$1/tmp"
 mount -t tmpfs tmpfs "$1/run"
 cd "$1"
@@ -52,29 +54,20 @@ exec "$@"
 """
 
 
-# Arguments: the root, and a control group of version 2 that is there for it. What belongs to
-# the whole machine is not its to change: settings of the kernel, devices, the console.
-_BOOT = r"""
+# Arguments: the root, a control group version 2 for it, and the mode of devices that udev opens.
+# The root cannot change the whole machine: kernel settings, devices and the console.
+_BOOT = rf"""
 echo $$ >"$2/cgroup.procs"
-exec unshare --cgroup sh -euc '
+exec unshare --cgroup sh -euc '{DEVICES}
 mount --bind "$1" "$1"
 mount -t proc proc "$1/proc"
 mount --bind "$1/proc/sys" "$1/proc/sys"
 mount -o remount,bind,ro "$1/proc/sys"
-# A user namespace gets a /proc of its own only where one can be seen whole.
+# A user namespace can mount /proc only where an unrestricted one is visible.
 mount -t proc proc "$1/mnt"
 mount -t sysfs -o ro sysfs "$1/sys"
 mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
-mount -t tmpfs -o mode=755 tmpfs "$1/dev"
-mkdir "$1/dev/net" "$1/dev/pts" "$1/dev/shm"
-for device in null zero full random urandom tty fuse net/tun; do
-    touch "$1/dev/$device"
-    mount --bind "/dev/$device" "$1/dev/$device"
-done
-mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$1/dev/pts"
-ln -s pts/ptmx "$1/dev/ptmx"
-ln -s /proc/self/fd "$1/dev/fd"
-mount -t tmpfs tmpfs "$1/dev/shm"
+make_devices "$1/dev" "$2"
 mount -t tmpfs tmpfs "$1/tmp"
 mount -t tmpfs tmpfs "$1/run"
 cd "$1"
@@ -84,7 +77,7 @@ cd /
 umount --lazy /run/outer
 rmdir /run/outer
 exec env -i container=test PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 /lib/systemd/systemd
-' sh "$1"
+' sh "$1" "$3"
 """
 
 
@@ -97,12 +90,12 @@ def _template() -> Path:
         )  # fmt: skip
         (root / "etc/apt/sources.list").unlink()
 
-    return kept("test-debian", f"{debian.SUITE} {platform.machine()} {PACKAGES}", make)
+    return cached_root("test-debian", f"{debian.SUITE} {platform.machine()} {PACKAGES}", make)
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command in the root ended."""
+    """The result of a command in a root."""
 
     code: int
     output: str
@@ -110,11 +103,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Root:
-    """A Debian of one's own.
+    """A copy of the Debian.
 
     Args:
         path: its root directory.
-        init: its systemd, seen from here; 0 where it is not booted.
+        init: the PID of its systemd on this machine; 0 where it is not booted.
     """
 
     path: Path
@@ -126,11 +119,18 @@ class Root:
         return [*process.namespaced(), "sh", "-euc", _ENTER, "sh", str(self.path), *args]
 
     @contextlib.contextmanager
-    def booted(self) -> Iterator[Root]:
-        """The same with its systemd running; all that it has started ends with the block."""
-        group = _control_groups() / f"{self.path.parent.name}.test"
+    def booted(self, device_mode: str = UDEV_MODE) -> Iterator[Root]:
+        """The root with systemd running; all of its processes end with the block.
+
+        Args:
+            device_mode: the mode of /dev/net/tun and /dev/fuse.
+        """
+        require("systemd")
+        top = host_checks.cgroup2_mount()
+        assert top, "control groups version 2 are not mounted"
+        group = top / f"{self.path.parent.name}.test"
         group.mkdir()
-        argv = [*process.namespaced(), "--net", "--uts", "--ipc", "sh", "-euc", _BOOT, "sh", str(self.path), str(group)]  # fmt: skip
+        argv = [*process.namespaced(), "--net", "--uts", "--ipc", "sh", "-euc", _BOOT, "sh", str(self.path), str(group), device_mode]  # fmt: skip
         try:
             with subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0) as child:
                 try:
@@ -140,17 +140,17 @@ class Root:
                 finally:
                     child.kill()
         finally:
-            assert eventually(lambda: _removed(group)), f"something is left in {group}"
+            assert eventually(lambda: _removed(group)), f"processes are left in {group}"
 
     def _answers(self, pid: int) -> bool:
         started = [Root(self.path, init) for init in process.children(pid)]
-        ended = {"running", "degraded"}
+        up = {"running", "degraded"}
         return any(
-            one.attempt("systemctl", "is-system-running").output.strip() in ended for one in started
+            one.attempt("systemctl", "is-system-running").output.strip() in up for one in started
         )
 
-    def attempt(self, *args: str, timeout: float = 600) -> Done:
-        """Run a command in it, however it ends."""
+    def attempt(self, *args: str, timeout: float = BOUND) -> Done:
+        """Run a command in the root, with any exit code."""
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}  # fmt: skip
         done = subprocess.run(
             self._argv(args), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -159,49 +159,40 @@ class Root:
         return Done(done.returncode, done.stdout)
 
     def run(self, *args: str) -> str:
-        """The output of a command in it that must succeed."""
+        """The output of a command in the root that must succeed."""
         done = self.attempt(*args)
         assert done.code == 0, f"{args}: {done.output}"
         return done.output
 
     def shell(self, script: str) -> str:
-        """The output of a script in it that must succeed."""
+        """The output of a script in the root that must succeed."""
         return self.run("bash", "-euc", script)
 
     def read_inside(self, path: str) -> str:
-        """A file as programs in it see it."""
+        """The content of a file as programs in the root see it."""
         return self.run("cat", path)
 
     def sees(self, path: str) -> bool:
-        """Whether programs in it see a file."""
+        """True when programs in the root see a file."""
         return self.attempt("test", "-e", path).code == 0
 
     def exists(self, path: str) -> bool:
-        """Whether it has a file, as an absolute path."""
+        """True when the root has a file, by its absolute path."""
         return os.path.lexists(self.path / path.removeprefix("/"))
 
     def read(self, path: str) -> str:
-        """A file of it."""
+        """The content of a file of the root."""
         return (self.path / path.removeprefix("/")).read_text()
 
     def write(self, path: str, text: str) -> None:
-        """Write a file of it."""
+        """Write a file of the root."""
         file = self.path / path.removeprefix("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
 
-def _control_groups() -> Path:
-    """Where control groups of version 2 are mounted."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(place)
-    raise AssertionError("there are no control groups of version 2")
-
-
 def _removed(group: Path) -> bool:
-    """Remove a control group and those below; False while somebody is in one."""
+    """Remove a control group and its children; False while they have processes."""
     for path in [*sorted(group.rglob("*/"), reverse=True), group]:
         try:
             path.rmdir()
@@ -214,11 +205,13 @@ def _removed(group: Path) -> bool:
 
 @contextlib.contextmanager
 def debian_root() -> Iterator[Root]:
-    """A copy of it, which is gone afterwards."""
-    assert os.geteuid() == 0, "packages are installed by root"
+    """A copy of the Debian, removed at the end of the block."""
+    for name in NEEDS:
+        require(name)
     template = _template()
-    # Not below /tmp, which may be in memory, or an overlay: snapshots cannot lie on another.
-    with tempfile.TemporaryDirectory(prefix="debian-", dir="/var/tmp") as folder:
-        root = Path(folder) / "root"
+    # Not in /tmp, which may be in memory or on an overlay, and overlay snapshots need another
+    # filesystem.
+    with tempfile.TemporaryDirectory(prefix="debian-", dir="/var/tmp") as directory:
+        root = Path(directory) / "root"
         subprocess.run(["cp", "--archive", "--reflink=auto", template, root], check=True)
         yield Root(root)

@@ -1,4 +1,4 @@
-"""Keys for tests: made by a real GnuPG in a folder of its own."""
+"""Keys for tests, in a temporary GnuPG home."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from buildkit_riscv64 import process
+from buildkit_riscv64.core import process
 
 
 class Keyring:
-    """A GnuPG home with keys that are nobody's.
+    """A GnuPG home with test keys.
 
     Args:
-        folder: where it may be; sockets' paths are short, so not too deep.
+        home: its directory; the path must be short, because sockets are in it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.home = folder
-        folder.chmod(0o700)
-        self._env = {**process.environment(), "GNUPGHOME": str(folder)}
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.chmod(0o700)
+        self._env = {**process.environment(), "GNUPGHOME": str(home)}
 
     def __enter__(self) -> Self:
         return self
@@ -37,15 +37,15 @@ class Keyring:
         return done.stdout
 
     def make(self, user: str, *, passphrase: str = "", expires: str = "never") -> str:
-        """A new key's fingerprint; one that has expired was made before it did."""
+        """Create a key, and return its fingerprint; an expiring key is created in the past."""
         past = [] if expires == "never" else ["--faked-system-time", "20190101T000000"]
-        # rpm 4.18's own OpenPGP knows RSA best.
+        # The OpenPGP of rpm 4.18 supports RSA best.
         self.gpg("--passphrase", passphrase, *past, "--quick-gen-key", user, "rsa3072", "sign", expires)  # fmt: skip
         listed = self.gpg("--with-colons", "--list-keys", user)
         return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
 
     def private(self, fingerprint: str) -> str:
-        """The armored private key, protected as it was."""
+        """The armored private key, with its passphrase."""
         with_passphrase = ["--passphrase", "correct horse"]
         return self.gpg(*with_passphrase, "--armor", "--export-secret-keys", fingerprint)
 
@@ -54,7 +54,7 @@ class Keyring:
         return self.gpg("--armor", "--export", fingerprint)
 
     def verifies(self, signature: Path, file: Path | None = None) -> bool:
-        """Whether a signature by a key in here is good."""
+        """True for a good signature by a key of this keyring."""
         done = subprocess.run(
             ["gpg", "--batch", "--verify", signature, *([file] if file else [])],
             env=self._env, capture_output=True, check=False, cwd=os.sep,

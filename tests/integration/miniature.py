@@ -1,8 +1,8 @@
-"""A miniature upstream, a miniature of this project around it, and a user at its command line.
+"""A miniature upstream, and a checkout of this project that uses it.
 
-The miniature upstream has BuildKit's import path and commands, prints what
-BuildKit prints, and compiles in a second. It is served as a git repository and
-as Go modules from a folder; nothing of it ever reaches the user's own caches.
+The miniature upstream has BuildKit's import path and commands, prints the same output and compiles
+in a second. A directory serves it as a git repository and as Go modules; the tests never write to
+the user's caches.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildkit_riscv64 import pins
+from benchmarks.checkout import copy_checkout
 from buildkit_riscv64.binaries import bundle
+from buildkit_riscv64.core import pins, process
+from buildkit_riscv64.testing.pytest_plugin import require
+from buildkit_riscv64.validation.environment.waiting import BOUND, eventually
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODULE = "github.com/moby/buildkit"
@@ -34,21 +37,21 @@ PINNED = "v0.98.0"
 NEWER = "v0.99.0"
 #: The image that the miniature's Dockerfile compiles in.
 IMAGE = "miniature.invalid/go"
-#: Tags that `source.update` has reasons to refuse, each for another one.
+#: Tags that `pins.update` refuses, each for a different reason.
 CANDIDATE = "v0.99.1-rc1"
 FRONTEND = "dockerfile/1.2.3"
 NOT_IN_PROXY = "v0.100.0"
 MOVED = "v0.101.0"
 NEEDS_NEWER_GO = "v0.102.0"
 
-#: What each release pins of the bundle: the module, and its version.
+#: The modules and versions of the bundle that each release pins.
 PLUGINS = "github.com/containernetworking/plugins"
 BUNDLE = {
     "RUNC_VERSION": ("github.com/opencontainers/runc", "v1.0.0"),
     "CNI_VERSION": (PLUGINS, "v1.1.0"),
     "ROOTLESSKIT_VERSION": ("github.com/rootless-containers/rootlesskit/v3", "v3.0.0"),
 }
-#: The newer release pins another.
+#: The runc that the newer release pins.
 NEWER_RUNC = "v1.0.1"
 
 DEPENDENCY = "example.org/greeting"
@@ -86,7 +89,7 @@ var (
 // Release makes each release another program.
 const Release = "TAG"
 """
-# It links libseccomp, as runc does, and says which.
+# It links libseccomp and prints its version, as runc does.
 _RUNC = """package main
 
 // #cgo pkg-config: libseccomp
@@ -127,13 +130,13 @@ import "os"
 
 func main() { os.Stdout.WriteString("rootlesskit version VERSION\\n") }
 """
-# Upstream's Makefile asks docker buildx for the target `binaries`; so does this one.
+# As in upstream's Makefile, docker buildx builds the target `binaries`.
 _MAKEFILE = """binaries:
 	docker buildx build --network none --target binaries --output type=local,dest=bin/build \\
 		--build-arg VERSION=$$(git describe --tags --match 'v[0-9]*') \\
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 """
-# The image has nothing in it but Go: no shell either.
+# The image has only Go, and no shell.
 _DOCKERFILE = f"""FROM {IMAGE} AS build
 ARG VERSION
 ARG REVISION
@@ -149,14 +152,14 @@ COPY --from=build /out /
 """
 
 
-def isolated(folder: Path) -> dict[str, str]:
-    """An environment in which git knows an author, and nobody's settings."""
-    home = folder / "home"
+def isolated(directory: Path) -> dict[str, str]:
+    """An environment with an author for git, and without the user's settings."""
+    home = directory / "home"
     home.mkdir(parents=True, exist_ok=True)
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
+    inherited = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
     when = "2026-01-02T03:04:05Z"
     return {
-        **kept,
+        **inherited,
         "HOME": str(home),
         "LC_ALL": "C.UTF-8",
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -167,21 +170,21 @@ def isolated(folder: Path) -> dict[str, str]:
 
 
 def command(args: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> str:
-    """The output of a command of the tests' own."""
+    """The output of a command that must succeed."""
     done = subprocess.run(args, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
-def write_tree(folder: Path, files: Mapping[str, str]) -> None:
+def write_tree(directory: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
-        path = folder / name
+        path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
 def dirhash(files: Mapping[str, str]) -> str:
-    """Go's "h1:" (golang.org/x/mod/sumdb/dirhash)."""
+    """Go's hash "h1:" (golang.org/x/mod/sumdb/dirhash)."""
     lines = [f"{hashlib.sha256(files[n].encode()).hexdigest()}  {n}\n" for n in sorted(files)]
     return "h1:" + base64.b64encode(hashlib.sha256("".join(lines).encode()).digest()).decode()
 
@@ -195,12 +198,12 @@ _DEPENDENCY_SUMS = _sums(DEPENDENCY, DEPENDENCY_VERSION, _DEPENDENCY_FILES)
 
 
 def _component(argument: str, version: str) -> dict[str, str]:
-    """The files of something that the bundle is made of."""
+    """The files of a component of the bundle."""
     module, _ = BUNDLE[argument]
-    said = version.removeprefix("v")
+    number = version.removeprefix("v")
     mains = {
-        "RUNC_VERSION": {"main.go": _RUNC.replace("VERSION", said)},
-        "ROOTLESSKIT_VERSION": {"cmd/rootlesskit/main.go": _ROOTLESSKIT.replace("VERSION", said)},
+        "RUNC_VERSION": {"main.go": _RUNC.replace("VERSION", number)},
+        "ROOTLESSKIT_VERSION": {"cmd/rootlesskit/main.go": _ROOTLESSKIT.replace("VERSION", number)},
         "CNI_VERSION": {
             "pkg/utils/buildversion/buildversion.go": 'package buildversion\n\nvar BuildVersion = "unknown"\n',
             **{
@@ -213,29 +216,31 @@ def _component(argument: str, version: str) -> dict[str, str]:
 
 
 def _pinned_by(tag: str) -> dict[str, str]:
-    """The version that a release's Dockerfile gives each argument."""
+    """The version of each argument in a release's Dockerfile."""
     pinned = {argument: version for argument, (_, version) in BUNDLE.items()}
     return {**pinned, "RUNC_VERSION": NEWER_RUNC} if tag == NEWER else pinned
 
 
 def _bundle_modules() -> dict[str, str]:
-    """What `source.update` keeps of the bundle, as it writes it."""
+    """The pins of the bundle, as `pins.update` writes them."""
     files = {}
     for component in bundle.COMPONENTS:
         module, version = BUNDLE[component.argument]
         packages = sorted(component.commands(version).values())
         tools = f"tool {packages[0]}" if len(packages) == 1 else "\n\t".join(["tool (", *packages]) + "\n)"  # fmt: skip
-        folder = f"upstream/{component.name}"
-        head = (CHECKOUT / folder / "go.mod").read_text().partition("\ngo ")[0]
-        files[f"{folder}/go.mod"] = (
+        directory = f"pins/upstream/{component.name}"
+        head = (CHECKOUT / directory / "go.mod").read_text().partition("\ngo ")[0]
+        files[f"{directory}/go.mod"] = (
             f"{head}\ngo 1.21\n\n{tools}\n\nrequire {module} {version} // indirect\n"
         )
-        files[f"{folder}/go.sum"] = _sums(module, version, _component(component.argument, version))
+        files[f"{directory}/go.sum"] = _sums(
+            module, version, _component(component.argument, version)
+        )
     return files
 
 
 def _release(tag: str) -> dict[str, str]:
-    """The files of a release, but for its vendor folder."""
+    """The files of a release, except its vendor directory."""
     go = "1.99" if tag == NEEDS_NEWER_GO else "1.21"
     return {
         "go.mod": f"module {MODULE}\n\ngo {go}\n\nrequire {DEPENDENCY} {DEPENDENCY_VERSION}\n",
@@ -259,11 +264,11 @@ _VENDOR = {
 class Upstream:
     """The miniature upstream: `repository` for git, `proxy` for Go."""
 
-    def __init__(self, folder: Path) -> None:
-        self.repository = folder / "repository"
-        self.proxy = folder / "proxy"
+    def __init__(self, directory: Path) -> None:
+        self.repository = directory / "repository"
+        self.proxy = directory / "proxy"
         self.commits: dict[str, str] = {}
-        self._env = isolated(folder)
+        self._env = isolated(directory)
         self.repository.mkdir(parents=True)
         self._git("init", "--quiet", "--initial-branch=master")
         for tag in (PINNED, CANDIDATE, NEWER, NOT_IN_PROXY, MOVED, NEEDS_NEWER_GO):
@@ -271,7 +276,7 @@ class Upstream:
             self._git("add", "--all")
             self._git("commit", "--quiet", "--message", tag)
             self.commits[tag] = self._git("rev-parse", "HEAD").strip()
-            # An annotated tag is an object of its own, and not the commit.
+            # An annotated tag is an object that differs from the commit.
             self._git("tag", *(["--annotate", "--message", tag] if tag == NEWER else []), tag)
             if tag != NOT_IN_PROXY:
                 commit = self.commits[PINNED if tag == MOVED else tag]
@@ -287,30 +292,32 @@ class Upstream:
         return command(["git", *args], self.repository, self._env)
 
     def _serve(self, module: str, version: str, files: Mapping[str, str], commit: str) -> None:
-        """Put a version into the module proxy (https://go.dev/ref/mod#goproxy-protocol)."""
-        folder = self.proxy / module / "@v"
-        folder.mkdir(parents=True, exist_ok=True)
+        """Add a version to the module proxy (https://go.dev/ref/mod#goproxy-protocol)."""
+        directory = self.proxy / module / "@v"
+        directory.mkdir(parents=True, exist_ok=True)
         info: dict[str, Any] = {"Version": version, "Time": "2026-01-02T03:04:05Z"}
         if commit:
             info["Origin"] = {"VCS": "git", "URL": f"https://{module}", "Hash": commit}
-        (folder / f"{version}.info").write_text(json.dumps(info))
-        (folder / f"{version}.mod").write_text(files["go.mod"])
-        with zipfile.ZipFile(folder / f"{version}.zip", "w") as archive:
+        (directory / f"{version}.info").write_text(json.dumps(info))
+        (directory / f"{version}.mod").write_text(files["go.mod"])
+        with zipfile.ZipFile(directory / f"{version}.zip", "w") as archive:
             for name, text in files.items():
                 archive.writestr(f"{module}@{version}/{name}", text)
-        with (folder / "list").open("a") as known:
+        with (directory / "list").open("a") as known:
             known.write(f"{version}\n")
 
-    def clone(self, folder: Path, tag: str = PINNED) -> Path:
-        """A checkout, as a user makes one."""
-        command(["git", "clone", "--quiet", self.repository, folder], folder.parent, self._env)
-        command(["git", "checkout", "--quiet", "--detach", tag], folder, self._env)
-        return folder
+    def clone(self, directory: Path, tag: str = PINNED) -> Path:
+        """A clone at a tag."""
+        command(
+            ["git", "clone", "--quiet", self.repository, directory], directory.parent, self._env
+        )
+        command(["git", "checkout", "--quiet", "--detach", tag], directory, self._env)
+        return directory
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended."""
+    """The result of a run."""
 
     code: int
     stdout: str
@@ -318,12 +325,12 @@ class Done:
 
     @property
     def json(self) -> Any:
-        """What it printed for scripts."""
+        """The JSON document on stdout."""
         return json.loads(self.stdout)
 
 
 def refused(done: Done, code: int, *words: str) -> None:
-    """Assert a failure as documented: its code, one line of what and why, one of what to do."""
+    """Assert a documented failure: its exit code, one line with the error, one with the fix."""
     assert done.code == code, done
     assert "Traceback" not in done.stderr, done
     *before, error, fix = done.stderr.strip().splitlines()
@@ -342,7 +349,7 @@ def succeeded(done: Done) -> Done:
 
 @dataclass
 class Project:
-    """A checkout of this project, and a user who types commands in it."""
+    """A checkout of this project, and the environment of its user."""
 
     root: Path
     env: dict[str, str] = field(default_factory=dict)
@@ -352,16 +359,16 @@ class Project:
         return self.root / "dist"
 
     def _argv(self, args: Sequence[str], prefix: Sequence[str]) -> list[str]:
-        return [*prefix, sys.executable, "-m", "invoke", *args]
+        return [*prefix, sys.executable, "-m", "buildkit_riscv64", *args]
 
     def invoke(
         self,
         *args: str,
         env: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
-        timeout: float = 300,
+        timeout: float = BOUND,
     ) -> Done:
-        """Type `invoke …` and wait."""
+        """Run `invoke …` and wait."""
         done = subprocess.run(
             self._argv(args, prefix), cwd=self.root, env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
@@ -369,12 +376,12 @@ class Project:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def build(self, *args: str, env: Mapping[str, str] | None = None) -> Done:
-        """A build that must succeed."""
+        """Run a build that must succeed."""
         return succeeded(self.invoke("build-binaries", *args, env=env))
 
     @contextlib.contextmanager
     def started(self, *args: str) -> Iterator[Started]:
-        """Type `invoke …` and go on; whatever is left of it is ended with the block."""
+        """Start `invoke …`; the end of the block kills it."""
         log = self.root.parent / f"log-{time.monotonic_ns()}"
         with log.open("wb") as stderr:
             child = subprocess.Popen(
@@ -384,14 +391,14 @@ class Project:
         try:
             yield Started(child, log)
         finally:
-            # Only what still runs: what outlived it is for no_strays() to find.
+            # Only a running process: no_strays() finds its orphans.
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
             log.unlink()
 
     def git(self, *args: str | Path) -> str:
-        """Git in this checkout, as the tests use it."""
+        """The output of git in this checkout."""
         local = ("-c", "protocol.file.allow=always", "-c", "advice.detachedHead=false")
         return command(["git", *local, *args], self.root, self.env)
 
@@ -400,7 +407,7 @@ class Project:
         return self.root / "buildkit"
 
     def target(self) -> Path:
-        """The folder of this machine's artifacts."""
+        """The directory of this machine's artifacts."""
         (found,) = self.dist.glob("linux-*")
         return found
 
@@ -408,7 +415,7 @@ class Project:
         return json.loads((self.target() / "manifest.json").read_text())
 
     def files(self) -> dict[str, str]:
-        """A digest of every file here and of git's index, but for caches of bytecode."""
+        """A digest of every file in the checkout, except bytecode, and git's index."""
         found = {
             str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.root.rglob("*"))
@@ -420,33 +427,17 @@ class Project:
         return {**found, "git's index": self.git("ls-files", "--stage")}
 
     def strays(self) -> list[str]:
-        """Processes that belong to this checkout, by what they run, where, or in what environment."""
-        sign = os.fsencode(self.root.parent)
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            if int(process.name) == os.getpid():
-                continue
-            try:
-                cmdline = (process / "cmdline").read_bytes()
-                seen = cmdline + (process / "environ").read_bytes()
-                seen += os.fsencode((process / "cwd").readlink())
-            except OSError:
-                continue  # it has just ended
-            if sign in seen:
-                found.append(f"{process.name}: {cmdline!r}")
-        return found
+        """Processes that name this checkout in their command, directory or environment."""
+        return processes_of(self.root.parent)
 
     def no_strays(self) -> None:
-        """Assert that nothing of a run goes on; the kernel gets a moment to end it."""
-        deadline = time.monotonic() + 30
-        while (found := self.strays()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not found
+        """Assert that every process of a run has ended, or ends soon."""
+        assert eventually(lambda: not self.strays()), self.strays()
 
 
 @dataclass
 class Started:
-    """A run that goes on."""
+    """A running `invoke …`."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -455,12 +446,11 @@ class Started:
         return self.log.read_text()
 
     def wait_for(self, words: str) -> None:
-        """Until it has said so, or ended."""
-        while words not in self.said() and self.process.poll() is None:
-            time.sleep(0.01)
+        """Wait until these words are in the output, or the process ends."""
+        assert eventually(lambda: words in self.said() or self.process.poll() is not None), words
 
     def end(self, number: signal.Signals) -> Done:
-        """Send it a signal; Ctrl-C reaches the whole foreground group, and so does this."""
+        """Send a signal; SIGINT goes to the whole group, as Ctrl-C does."""
         with contextlib.suppress(ProcessLookupError):
             if number is signal.SIGINT:
                 os.killpg(self.process.pid, number)
@@ -469,47 +459,53 @@ class Started:
         return self.wait()
 
     def wait(self) -> Done:
-        code = self.process.wait(300)
+        code = self.process.wait(BOUND)
         return Done(code, "", self.said())
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder, even one with a module cache: Go makes its folders read-only."""
-    for path in (folder, *folder.rglob("*")):
+def processes_of(directory: Path) -> list[str]:
+    """Processes that name a directory in their command, working directory or environment."""
+    pattern = os.fsencode(directory)
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        if int(entry.name) == os.getpid():
+            continue
+        try:
+            cmdline = (entry / "cmdline").read_bytes()
+            text = cmdline + (entry / "environ").read_bytes()
+            text += os.fsencode((entry / "cwd").readlink())
+        except OSError:
+            continue  # the process has just ended
+        if pattern in text:
+            found.append(f"{entry.name}: {cmdline!r}")
+    return found
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory, also a module cache with Go's read-only directories."""
+    for path in (directory, *directory.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
 
 
-def copy_checkout(folder: Path) -> None:
-    """What a clone of this checkout would hold, were everything in it committed."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=CHECKOUT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listing.split("\0")):
-        if (CHECKOUT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CHECKOUT / name, folder / name)
-
-
-def commit_checkout(folder: Path, gitlink: str, env: Mapping[str, str]) -> None:
-    """Make a folder a git checkout with the submodule recorded."""
+def commit_checkout(directory: Path, gitlink: str, env: Mapping[str, str]) -> None:
+    """Make a directory a git checkout with the submodule recorded."""
     for args in (
         ["init", "--quiet", "--initial-branch=main"],
         ["add", "--all"],
         ["update-index", "--add", "--cacheinfo", f"160000,{gitlink},buildkit"],
         ["commit", "--quiet", "--message", "all"],
     ):
-        command(["git", *args], folder, env)
-    (folder / "buildkit").mkdir()
+        command(["git", *args], directory, env)
+    (directory / "buildkit").mkdir()
 
 
-def make_project(folder: Path, upstream: Upstream, env: Mapping[str, str]) -> Project:
-    """A checkout of this project whose upstream is the miniature one."""
-    folder.mkdir(parents=True)
-    copy_checkout(folder)
-    text = (folder / "pins.toml").read_text()
+def make_project(directory: Path, upstream: Upstream, env: Mapping[str, str]) -> Project:
+    """A checkout of this project that uses the miniature upstream."""
+    directory.mkdir(parents=True)
+    copy_checkout(directory)
+    text = (directory / "pins/pins.toml").read_text()
     for key, value in (
         ("version", f'"{PINNED}"'),
         ("commit", f'"{upstream.commits[PINNED]}"'),
@@ -518,54 +514,56 @@ def make_project(folder: Path, upstream: Upstream, env: Mapping[str, str]) -> Pr
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     for component in bundle.COMPONENTS:
-        release = pins.Release(version=BUNDLE[component.argument][1], time=when)
+        release = pins.PinnedRelease(version=BUNDLE[component.argument][1], time=when)
         text = pins.with_release(text, component.name, release)
     write_tree(
-        folder,
+        directory,
         {
-            "pins.toml": text,
+            "pins/pins.toml": text,
             ".gitmodules": f'[submodule "buildkit"]\n\tpath = buildkit\n\turl = {upstream.repository}\n',
-            "upstream/go.mod": "module buildkit-riscv64.invalid/upstream\n\ngo 1.24\n\n"
+            "pins/upstream/go.mod": "module buildkit-riscv64.invalid/upstream\n\ngo 1.24\n\n"
             f"require (\n\t{DEPENDENCY} {DEPENDENCY_VERSION} // indirect\n"
             f"\t{MODULE} {PINNED} // indirect\n)\n\n"
             f"tool (\n\t{MODULE}/cmd/buildctl\n\t{MODULE}/cmd/buildkitd\n)\n",
-            "upstream/go.sum": _DEPENDENCY_SUMS + _sums(MODULE, PINNED, _release(PINNED)),
+            "pins/upstream/go.sum": _DEPENDENCY_SUMS + _sums(MODULE, PINNED, _release(PINNED)),
             **_bundle_modules(),
         },
     )
-    commit_checkout(folder, upstream.commits[PINNED], env)
-    return Project(folder, dict(env))
+    commit_checkout(directory, upstream.commits[PINNED], env)
+    return Project(directory, dict(env))
 
 
-def path_with(folder: Path, *names: str) -> str:
-    """A PATH on which only these commands are."""
-    folder.mkdir(parents=True)
+def path_with(directory: Path, *names: str) -> str:
+    """A PATH with only these commands."""
+    directory.mkdir(parents=True)
     for name in names:
         found = shutil.which(name)
         assert found, f"the tests need {name}"
-        (folder / name).symlink_to(found)
-    return str(folder)
+        (directory / name).symlink_to(found)
+    return str(directory)
 
 
-def script(path: Path, text: str) -> Path:
-    """A program of the tests' own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
+#: The id of a user without files.
+STRANGER = 1234
+
+
+def as_root() -> list[str]:
+    """The prefix of a command that changes owners: a user namespace, except for root."""
+    require("owners")
+    return [] if os.geteuid() == 0 else process.namespaced()
 
 
 def with_mounts(shell: str) -> list[str]:
-    """What to put before a command, so that it sees mounts that nobody else does.
+    """The prefix of a command that runs with private mounts.
 
-    They are gone when the command ends. Root in a mount namespace cannot write
-    what is mounted read-only; permissions would not stop root.
+    The mounts end with the command. Unlike permissions, a read-only mount also stops root.
     """
+    require("mounts")
     as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
     return ["unshare", *as_root, "--mount", "sh", "-euc", f'{shell}\nexec "$@"', "sh"]
 
 
-#: Where the product looks for a Go that is not on PATH.
-HIDE_GO = """for place in /usr/local/go /usr/lib/go /usr/lib/go-*; do
-    if [ -d "$place" ]; then mount -t tmpfs tmpfs "$place"; fi
+#: Hides the directories in which the product looks for Go.
+HIDE_GO = """for directory in /usr/local/go /usr/lib/go /usr/lib/go-*; do
+    if [ -d "$directory" ]; then mount -t tmpfs tmpfs "$directory"; fi
 done"""

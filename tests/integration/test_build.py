@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .miniature import PINNED, Project, Upstream, refused, script, succeeded
+from buildkit_riscv64.validation.environment.scripts import script
+
+from .miniature import PINNED, Project, Upstream, refused, succeeded
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +35,6 @@ def test_module(project: Project, upstream: Upstream) -> None:
     assert manifest["source"]["kind"] == "module"
     assert manifest["source"]["pinned"] is True
     assert manifest["source"]["sum"].startswith("h1:")
-    # At the end: what was made, sizes, sha256, how long.
     for file in manifest["files"]:
         assert file["name"] in done.stderr
         assert file["sha256"] in done.stderr
@@ -42,7 +43,7 @@ def test_module(project: Project, upstream: Upstream) -> None:
     assert ", 0 warnings" in succeeded(project.invoke("check-binaries")).stderr
 
 
-def test_output_folder(built: Project) -> None:
+def test_output_directory(built: Project) -> None:
     target = built.target()
     present = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
     tarball = f"buildkit-{PINNED}.{target.name}.tar.gz"
@@ -52,10 +53,7 @@ def test_output_folder(built: Project) -> None:
             "buildkitd.cdx.json", "manifest.json", "provenance.intoto.json",
         ]
     )  # fmt: skip
-    sums = subprocess.run(
-        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=target, check=True
-    )
-    assert sums.returncode == 0
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=target, check=True)
     with tarfile.open(target / tarball) as archive:
         members = archive.getmembers()
     assert [m.name for m in members] == ["bin/buildctl", "bin/buildkitd"]
@@ -63,7 +61,7 @@ def test_output_folder(built: Project) -> None:
         (0, 0, "root", "root", 0o755)
     }
     assert len({m.mtime for m in members}) == 1
-    # Nothing of the run is left beside it but its lock.
+    # The run leaves only its lock beside the target.
     assert [p.name for p in built.dist.iterdir() if p != target] == [f".{target.name}.lock"]
 
 
@@ -96,7 +94,7 @@ def test_path_beyond_a_release(project: Project, upstream: Upstream, tmp_path: P
     assert "WARN" in succeeded(project.invoke("check-binaries")).stderr
 
 
-def test_auto_takes_the_submodule_if_it_is_there(project: Project) -> None:
+def test_auto_uses_a_fetched_submodule(project: Project) -> None:
     assert "from the module" in project.build().stderr
     project.fetch_submodule()
     assert "from the submodule" in project.build().stderr
@@ -121,9 +119,9 @@ def test_damaged_artifacts_are_not_up_to_date(built: Project) -> None:
     assert program.read_bytes() == whole
 
 
-def test_force_builds_again_and_bit_for_bit_the_same(built: Project) -> None:
+def test_force_gives_the_same_bytes(built: Project) -> None:
     def digests() -> dict[str, str]:
-        # Those have times in them.
+        # These contain timestamps.
         unlike = {"manifest.json", "provenance.intoto.json", "SHA256SUMS"}
         return {
             str(p.relative_to(built.dist)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -164,7 +162,7 @@ def test_dirty_submodule(project: Project, change: str) -> None:
     assert not project.dist.exists()
 
 
-def test_allow_dirty_stamps_it(project: Project, upstream: Upstream) -> None:
+def test_allow_dirty_marks_the_version(project: Project, upstream: Upstream) -> None:
     submodule = project.fetch_submodule()
     with (submodule / "version" / "version.go").open("a") as file:
         file.write("\nconst Mine = true\n")
@@ -175,7 +173,7 @@ def test_allow_dirty_stamps_it(project: Project, upstream: Upstream) -> None:
     assert source["pinned"] is False
     assert "a development build" in done.stderr
     assert "up to date" in project.build("--allow-dirty").stderr
-    # Another change is another build.
+    # A further change triggers a build.
     with (submodule / "version" / "version.go").open("a") as file:
         file.write("\nconst AndMine = true\n")
     assert "up to date" not in project.build("--allow-dirty").stderr
@@ -187,14 +185,12 @@ def test_submodule_at_another_commit(project: Project, upstream: Upstream) -> No
     done = project.invoke("build-binaries", "--allow-dirty")
     refused(done, 4, upstream.commits["v0.99.0"][:12], upstream.commits[PINNED][:12])
     assert not project.dist.exists()
-    # As it says, it can be built on purpose.
+    # As the hint says, an explicit path builds it.
     project.build("--source", "./buildkit")
     assert project.manifest()["version"] == "v0.99.0"
 
 
-def test_failing_compile_leaves_dist_alone(
-    built: Project, upstream: Upstream, tmp_path: Path
-) -> None:
+def test_failed_compilation_keeps_dist(built: Project, upstream: Upstream, tmp_path: Path) -> None:
     before = built.files()
     checkout = upstream.clone(tmp_path / "elsewhere")
     (checkout / "cmd" / "buildctl" / "main.go").write_text("package main\n\nfunc main() { oops }\n")
@@ -203,9 +199,7 @@ def test_failing_compile_leaves_dist_alone(
     assert built.files() == before
 
 
-def test_program_that_fails_its_checks_leaves_dist_alone(
-    built: Project, upstream: Upstream, tmp_path: Path
-) -> None:
+def test_failed_checks_keep_dist(built: Project, upstream: Upstream, tmp_path: Path) -> None:
     before = built.files()
     checkout = upstream.clone(tmp_path / "elsewhere")
     (checkout / "cmd" / "buildctl" / "main.go").write_text(
@@ -225,7 +219,7 @@ def test_dry_changes_nothing(project: Project) -> None:
     assert not project.dist.exists()
 
 
-def test_settings_that_would_change_the_output_do_not(project: Project, built: Project) -> None:
+def test_user_go_settings_do_not_change_the_output(project: Project, built: Project) -> None:
     go_env = Path(project.env["HOME"]) / "goenv"
     go_env.write_text("GOFLAGS=-tags=other\nGOEXPERIMENT=none\nCGO_ENABLED=1\n")
     env = {
@@ -234,5 +228,5 @@ def test_settings_that_would_change_the_output_do_not(project: Project, built: P
     }  # fmt: skip
     project.build(env=env)
     for command in ("buildctl", "buildkitd"):
-        ours, theirs = (p.target() / "bin" / command for p in (project, built))
-        assert ours.read_bytes() == theirs.read_bytes()
+        first, second = (p.target() / "bin" / command for p in (project, built))
+        assert first.read_bytes() == second.read_bytes()

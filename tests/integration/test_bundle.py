@@ -11,7 +11,7 @@ import pytest
 
 from .miniature import NEWER, PINNED, Project, path_with, refused, remove, succeeded
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("c")]
 
 PROGRAMS = [
     "buildkit-cni-bridge", "buildkit-cni-firewall", "buildkit-cni-host-local",
@@ -19,27 +19,27 @@ PROGRAMS = [
 ]  # fmt: skip
 
 
-def said(program: Path, *args: str) -> str:
+def first_line(program: Path, *args: str) -> str:
     done = subprocess.run([program, *args], capture_output=True, text=True, check=True)
     return (done.stdout + done.stderr).partition("\n")[0]
 
 
-def test_a_bundle_that_is_added_later(built: Project) -> None:
+def test_added_bundle(built: Project) -> None:
     before = built.manifest()
     inode = (built.target() / "bin" / "buildkitd").stat().st_ino
     done = built.build("--bundle", "--json")
-    assert "buildctl and buildkitd stay as they are" in done.stderr
+    assert "buildctl and buildkitd are up to date" in done.stderr
     manifest = built.manifest()
     assert done.json == {**manifest, "up_to_date": False}
     assert manifest["build"] == before["build"]
-    folder = built.target() / "bin"
-    assert (folder / "buildkitd").stat().st_ino == inode
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
+    directory = built.target() / "bin"
+    assert (directory / "buildkitd").stat().st_ino == inode
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
         ["buildctl", "buildkitd", *PROGRAMS]
     )
-    assert said(folder / "buildkit-runc", "--version") == "runc version 1.0.0"
-    assert said(folder / "rootlesskit", "--version") == "rootlesskit version 3.0.0"
-    assert said(folder / "buildkit-cni-firewall") == "CNI firewall plugin v1.1.0"
+    assert first_line(directory / "buildkit-runc", "--version") == "runc version 1.0.0"
+    assert first_line(directory / "rootlesskit", "--version") == "rootlesskit version 3.0.0"
+    assert first_line(directory / "buildkit-cni-firewall") == "CNI firewall plugin v1.1.0"
     with tarfile.open(built.target() / f"buildkit-{PINNED}.{built.target().name}.tar.gz") as tar:
         assert sorted(tar.getnames()) == sorted(
             f"bin/{name}" for name in ("buildctl", "buildkitd", *PROGRAMS)
@@ -49,14 +49,14 @@ def test_a_bundle_that_is_added_later(built: Project) -> None:
     assert not [one for one in others if "c" in one]
     assert "libseccomp" in (built.target() / "buildkit-runc.cdx.json").read_text()
     assert ", 0 warnings" in succeeded(built.invoke("check-binaries")).stderr
-    # With it or without, there is nothing to do now.
+    # Now builds with and without it are up to date.
     files = built.files()
     for args in (["--bundle"], []):
         assert "is up to date" in built.build(*args).stderr
     assert built.files() == files
 
 
-def test_the_same_bytes_again_also_of_c(built: Project) -> None:
+def test_rebuild_is_identical(built: Project) -> None:
     built.build("--bundle")
     (verdict,) = succeeded(built.invoke("verify-binaries", "--rebuild", "--json")).json
     assert verdict["identical"] is True
@@ -64,11 +64,11 @@ def test_the_same_bytes_again_also_of_c(built: Project) -> None:
         f"bin/{name}" for name in ("buildkit-runc", *PROGRAMS[:4], "rootlesskit")
     ]
     assert verdict["compared_by_record"] == []
-    # A program that somebody has changed, and described as if it were so.
+    # A changed program.
     program = built.target() / "bin" / "buildkit-runc"
     program.write_bytes(program.read_bytes() + b"x")
     refused(built.invoke("check-binaries"), 7, "buildkit-runc")
-    refused(built.invoke("verify-binaries", "--rebuild"), 8, "another bin/buildkit-runc")
+    refused(built.invoke("verify-binaries", "--rebuild"), 8, "bin/buildkit-runc")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -84,7 +84,7 @@ def test_interrupted(built: Project, number: signal.Signals) -> None:
     assert ", 0 warnings" in succeeded(built.invoke("check-binaries")).stderr
 
 
-def test_a_machine_without_what_c_needs(project: Project, pinned_go: Path, tmp_path: Path) -> None:
+def test_missing_c_toolchain(project: Project, pinned_go: Path, tmp_path: Path) -> None:
     tools = path_with(tmp_path / "bin", "apt-get", "git", "gcc", "sh")
     env = {"PATH": f"{tools}:{pinned_go.parent}"}
     before = project.files()
@@ -95,11 +95,11 @@ def test_a_machine_without_what_c_needs(project: Project, pinned_go: Path, tmp_p
     assert "would install: pkg-config" in done.stderr
     assert "CGO_ENABLED=1 go build" in done.stderr
     assert project.files() == before
-    # Nobody else needs it.
+    # Other builds do not need it.
     project.build(env=env)
 
 
-def test_what_is_not_pinned_is_not_compiled(project: Project, tmp_path: Path) -> None:
+def test_changed_modules_are_refused(project: Project, tmp_path: Path) -> None:
     cache = tmp_path / "modcache"
     env = {"GOMODCACHE": str(cache)}
     project.build("--bundle", env=env)
@@ -112,28 +112,28 @@ def test_what_is_not_pinned_is_not_compiled(project: Project, tmp_path: Path) ->
         main.write_text(main.read_text().replace("3.0.0", "6.6.6"))
         refused(
             project.invoke("build-binaries", "--bundle", "--force", env=env), 4,
-            "the module cache has been changed", "rootlesskit",
+            "module cache", "rootlesskit",
         )  # fmt: skip
-        sums = project.root / "upstream" / "runc" / "go.sum"
-        good = sums.read_text()
-        sums.write_text(good.replace(" h1:", " h1:AAAA", 1))
-        refused(project.invoke("build-binaries", "--bundle", env=env), 4, "checksum mismatch")
-        sums.write_text(good)
+        checksums = project.root / "pins" / "upstream" / "runc" / "go.sum"
+        good = checksums.read_text()
+        checksums.write_text(good.replace(" h1:", " h1:AAAA", 1))
+        refused(project.invoke("build-binaries", "--bundle", env=env), 4, "checksum")
+        checksums.write_text(good)
     finally:
         remove(cache)
     assert project.files() == before
 
 
-def test_a_bundle_moves_with_the_release(built: Project) -> None:
+def test_bundle_follows_the_release(built: Project) -> None:
     built.build("--bundle")
-    succeeded(built.invoke("source.update", NEWER))
+    succeeded(built.invoke("pins.update", NEWER))
     refused(built.invoke("check-binaries"), 7, PINNED, NEWER)
     refused(built.invoke("verify-binaries", "--rebuild"), 4, PINNED)
     built.build("--bundle")
-    assert said(built.target() / "bin" / "buildkit-runc", "--version") == "runc version 1.0.1"
-    # Of another release, and not asked for: it goes.
-    succeeded(built.invoke("source.update", PINNED))
+    assert first_line(built.target() / "bin" / "buildkit-runc", "--version") == "runc version 1.0.1"
+    # A build without --bundle removes the bundle of another release.
+    succeeded(built.invoke("pins.update", PINNED))
     done = built.build()
-    assert "the bundle that is there is not made anew" in done.stderr
+    assert "existing bundle" in done.stderr
     assert not (built.target() / "bin" / "buildkit-runc").exists()
     assert "bundle" not in built.manifest()

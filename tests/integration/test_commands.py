@@ -1,4 +1,4 @@
-"""What the command line says about itself."""
+"""The command line: list, help, JSON, GitHub Actions, errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import fastjsonschema
 import pytest
 
-from .miniature import CHECKOUT, Project, refused, script, succeeded
+from buildkit_riscv64.validation.environment.scripts import script
+
+from .miniature import CHECKOUT, Project, refused, succeeded
 
 pytestmark = pytest.mark.integration
 
@@ -19,21 +21,21 @@ DOCUMENTED = ["build-binaries", "check-binaries", "doctor", "test", "verify-bina
 
 @pytest.fixture(scope="module")
 def here() -> Project:
-    """This checkout itself; only asked what it can do."""
+    """This checkout, for commands that only print."""
     return Project(CHECKOUT, dict(os.environ))
 
 
 def test_list(here: Project) -> None:
     listed = re.findall(r"^  ([a-z][\w.-]*)", succeeded(here.invoke("--list")).stdout, re.M)
     assert set(DOCUMENTED) <= set(listed)
-    assert [name for name in listed if name.startswith("source.")] == [
-        "source.show",
-        "source.update",
-        "source.update-go",
+    assert [name for name in listed if name.startswith("pins.")] == [
+        "pins.show",
+        "pins.update",
+        "pins.update-go",
     ]
     data = succeeded(here.invoke("--list", "--list-format", "json")).json
     assert {t["name"] for t in data["tasks"]} >= set(DOCUMENTED)
-    # Each says in its first line what it does.
+    # The first line of the documentation is a sentence.
     assert all(task["help"].endswith(".") for task in data["tasks"])
 
 
@@ -41,27 +43,13 @@ def test_help_of_every_task(here: Project) -> None:
     listed = re.findall(r"^  ([a-z][\w.-]*)", succeeded(here.invoke("--list")).stdout, re.M)
     for name in listed:
         text = succeeded(here.invoke("--help", name)).stdout
-        docstring, options = text.split("Options:\n")
-        assert "none" not in docstring.split("Docstring:\n")[1].splitlines()[0], name
-        assert len(docstring.split("Docstring:\n")[1].strip()) > 20, name
-        if options.strip() != "none":
-            flags = [line for line in options.splitlines() if line.startswith("  -")]
-            assert flags
-            for line in flags:
-                assert re.search(r"\S {2,}\S", line), f"{name}: no help for {line}"
+        assert text.startswith(f"Usage: invoke {name}")
+        assert "\nExamples:\n" in text
 
 
 def test_unknown_task_and_option(here: Project) -> None:
-    for args in (["no-such-task"], ["build-binaries", "--no-such-option"]):
-        done = here.invoke(*args)
-        assert done.code == 1
-        assert "Traceback" not in done.stderr
-
-
-def test_from_a_folder_below(built: Project) -> None:
-    below = Project(built.root / "docs", built.env)
-    below.root.mkdir(exist_ok=True)
-    assert "up to date" in succeeded(below.invoke("build-binaries")).stderr
+    refused(here.invoke("no-such-task"), 2, "no-such-task")
+    refused(here.invoke("build-binaries", "--no-such-option"), 2, "--no-such-option")
 
 
 def test_json_of_a_build(built: Project) -> None:
@@ -94,17 +82,17 @@ def test_annotations_and_summary_in_github_actions(built: Project, tmp_path: Pat
         assert file["sha256"] in summary.read_text()
 
 
-def test_reader_that_has_seen_enough(built: Project) -> None:
-    """`invoke … | head` ends quietly."""
+def test_closed_pipe(built: Project) -> None:
+    """`invoke … | head` ends without an error message."""
     script(built.root / "pipe", '"$@" | head -n 0; true')
     done = built.invoke("build-binaries", "--json", prefix=[str(built.root / "pipe")])
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
 
 
-def test_defect_of_ours(built: Project) -> None:
-    """What nobody thought of is told in one line too; --debug shows where it was."""
-    with (built.root / "buildkit_riscv64" / "dist.py").open("a") as file:
+def test_unexpected_error(built: Project) -> None:
+    """An unexpected error is one line; --debug shows the traceback."""
+    with (built.root / "buildkit_riscv64" / "core" / "dist.py").open("a") as file:
         file.write("\n\ndef find(path):\n    return 1 / 0\n")
     refused(built.invoke("build-binaries"), 1, "ZeroDivisionError")
     done = built.invoke("--debug", "build-binaries")
@@ -112,7 +100,9 @@ def test_defect_of_ours(built: Project) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_manifest_fits_its_schema(built: Project) -> None:
-    schema = json.loads((CHECKOUT / "schemas" / "manifest.schema.json").read_text())
+def test_manifest_schema(built: Project) -> None:
+    schema = json.loads(
+        (CHECKOUT / "buildkit_riscv64/core/schemas" / "manifest.schema.json").read_text()
+    )
     schema_only = fastjsonschema.compile(schema, use_formats=False)
     schema_only(built.manifest())

@@ -1,4 +1,4 @@
-"""Packages for real: made of the real binaries, served, installed, upgraded, removed, refused."""
+"""Packages of the real binaries: build, serve, install, upgrade, remove, refuse."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, process, storage
-from buildkit_riscv64.arch import Architecture, Target
-from buildkit_riscv64.automation import signing
+from benchmarks.checkout import copy_checkout
+from buildkit_riscv64.core import dist, filesystem, process
+from buildkit_riscv64.core.arch import Architecture, Target
+from buildkit_riscv64.packages import signing
+from buildkit_riscv64.testing.pytest_plugin import needs
+from buildkit_riscv64.validation.environment.cached_roots import KERNEL_MODE, UDEV_MODE
+from buildkit_riscv64.validation.environment.loopback import serving
+from buildkit_riscv64.validation.environment.scripts import script
+from buildkit_riscv64.validation.environment.waiting import eventually
 
-from ..loopback import serving
-from ..processes import eventually
+from . import debianroot
 from .debianroot import Root, debian_root
 from .keys import Keyring
-from .miniature import Project, copy_checkout, remove, script, succeeded
+from .miniature import Project, remove, succeeded
 
 pytestmark = pytest.mark.integration
 
@@ -35,16 +40,16 @@ PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was made once for all tests.
+class BuiltPackages:
+    """Packages and repositories, built once for all tests.
 
     Args:
-        project: the checkout it was made in.
+        project: the checkout.
         first: repositories of revision 1.
         second: repositories of revision 2.
         key: the private key that signed both.
-        public: another's public key.
-        packages: the folder of packages of revision 1.
+        public: the public key of another user.
+        packages: the directory with packages of revision 1.
     """
 
     project: Project
@@ -56,12 +61,15 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(upstream_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    folder = tmp_path_factory.mktemp("packages")
-    copy_checkout(folder / "checkout")
+@needs("apt-ftparchive", "createrepo_c", "gpg", "rpmsign", "loopback")
+def built(
+    upstream_target: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BuiltPackages]:
+    directory = tmp_path_factory.mktemp("packages")
+    copy_checkout(directory / "checkout")
     unwanted = {"CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", signing.KEY, signing.PASSPHRASE}
     env = {name: value for name, value in os.environ.items() if name not in unwanted}
-    project = Project(folder / "checkout", env)
+    project = Project(directory / "checkout", env)
     ignored = shutil.ignore_patterns(*dist.PARTS)
     shutil.copytree(upstream_target, project.dist / TARGET, ignore=ignored)
     with Keyring(tmp_path_factory.mktemp("ring")) as ring:
@@ -69,31 +77,33 @@ def made(upstream_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         public = ring.public(ring.make("Somebody else <else@example.org>"))
         signed = {signing.KEY: key}
         succeeded(project.invoke("build-packages"))
-        shutil.copytree(project.dist / TARGET / dist.PACKAGES, folder / "first-packages")
+        shutil.copytree(project.dist / TARGET / dist.PACKAGES, directory / "first-packages")
         succeeded(project.invoke("publish-repo", env=signed))
-        shutil.copytree(project.dist / "repo", folder / "first")
+        shutil.copytree(project.dist / "repo", directory / "first")
         succeeded(project.invoke("build-packages", "--revision", "2"))
         succeeded(project.invoke("publish-repo", env=signed))
-        shutil.copytree(project.dist / "repo", folder / "second")
-        yield Made(project, folder / "first", folder / "second", key, public, folder / "first-packages")  # fmt: skip
-    remove(folder)
+        shutil.copytree(project.dist / "repo", directory / "second")
+        yield BuiltPackages(project, directory / "first", directory / "second", key, public, directory / "first-packages")  # fmt: skip
+    remove(directory)
 
 
 @pytest.fixture(scope="module")
+@needs(*debianroot.NEEDS)
 def shared_root() -> Iterator[Root]:
-    """A Debian for tests that install nothing in it."""
+    """A Debian root for tests that install nothing."""
     with debian_root() as root:
         yield root
 
 
 @pytest.fixture
+@needs(*debianroot.NEEDS)
 def root() -> Iterator[Root]:
     with debian_root() as root:
         yield root
 
 
 def use(root: Root, repository: Path, url: str, key: str = "") -> None:
-    """Do what index.html says, with the key that is there, or another."""
+    """Configure apt as index.html describes, with the repository's key or another one."""
     root.write(KEY, key or (repository / "buildkit.asc").read_text())
     text = (repository / "deb" / "buildkit.sources").read_text()
     root.write(SOURCES, text.replace("https://packages.example.org", url))
@@ -103,16 +113,38 @@ def apt(root: Root, *args: str) -> str:
     return root.run("apt-get", "--quiet", "--yes", "-o", "APT::Update::Error-Mode=any", *args)
 
 
-# What is made.
+# Packages and repositories.
+
+#: Prefix that runs a command with a restrictive umask.
+CLOSED = ("sh", "-c", 'umask 077; exec "$@"', "sh")
 
 
-def test_the_same_binaries_make_the_same_packages(made: Made, tmp_path: Path) -> None:
-    before = (made.packages / "SHA256SUMS").read_text().splitlines()[:4]
-    # Elsewhere, by another number of processors, with another umask, and none of our settings.
-    other = Project(tmp_path / "a folder" / "checkout", {**made.project.env, "GOMAXPROCS": "1"})
+def modes(directory: Path) -> set[tuple[bool, str]]:
+    """The modes of all directories and files."""
+    paths = [directory, *directory.rglob("*")]
+    return {(path.is_dir(), f"{path.stat().st_mode & 0o7777:o}") for path in paths}
+
+
+def test_repository_is_world_readable(built: BuiltPackages) -> None:
+    public = {(True, "755"), (False, "644")}
+    repository = built.project.dist / "repo"
+    succeeded(built.project.invoke("publish-repo", "--unsigned", "--force", prefix=CLOSED))
+    assert modes(repository) == public
+    # An up-to-date repository that others cannot read gets its modes back.
+    subprocess.run(["chmod", "-R", "go-rwx", repository], check=True)
+    done = succeeded(built.project.invoke("publish-repo", "--unsigned"))
+    assert "nothing has changed" in done.stderr
+    assert modes(repository) == public
+
+
+def test_packages_are_reproducible(built: BuiltPackages, tmp_path: Path) -> None:
+    before = (built.packages / "SHA256SUMS").read_text().splitlines()[:4]
+    # Another directory, number of processors and umask.
+    other = Project(tmp_path / "a directory" / "checkout", {**built.project.env, "GOMAXPROCS": "1"})
     copy_checkout(other.root)
-    shutil.copytree(made.project.dist / TARGET, other.dist / TARGET, ignore=shutil.ignore_patterns(*dist.PARTS))  # fmt: skip
-    succeeded(other.invoke("build-packages", prefix=("sh", "-c", 'umask 077; exec "$@"', "sh")))
+    subprocess.run(["chmod", "-R", "go-rwx", other.root], check=True)
+    shutil.copytree(built.project.dist / TARGET, other.dist / TARGET, ignore=shutil.ignore_patterns(*dist.PARTS))  # fmt: skip
+    succeeded(other.invoke("build-packages", prefix=CLOSED))
     packages = other.dist / TARGET / "packages"
     assert (packages / "SHA256SUMS").read_text().splitlines()[:4] == before
     again = other.invoke("build-packages", "--json")
@@ -121,15 +153,21 @@ def test_the_same_binaries_make_the_same_packages(made: Made, tmp_path: Path) ->
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=packages, check=True)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {str(path): storage.sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+def digests(directory: Path) -> dict[str, str]:
+    return {
+        str(path): filesystem.sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_leaves_what_was_there(made: Made, number: signal.Signals) -> None:
-    packages = made.project.dist / TARGET / "packages"
+def test_interrupted_build_leaves_packages_unchanged(
+    built: BuiltPackages, number: signal.Signals
+) -> None:
+    packages = built.project.dist / TARGET / "packages"
     before = digests(packages)
-    with made.project.started("build-packages", "--revision", "7") as run:
+    with built.project.started("build-packages", "--revision", "7") as run:
         run.wait_for("buildkit.deb …")
         done = run.end(number)
     assert done.code == (-9 if number is signal.SIGKILL else 130)
@@ -137,35 +175,42 @@ def test_an_interrupted_run_leaves_what_was_there(made: Made, number: signal.Sig
     assert eventually(
         lambda: not process.probe(["pgrep", "--full", f"{TARGET}.packages.staging"]).ok
     )
-    # The next one removes what was left, and is not kept from its work.
-    assert "nothing has changed" in succeeded(made.project.invoke("build-packages", "--revision", "2")).stderr  # fmt: skip
-    succeeded(made.project.invoke("build-packages", "--revision", "2", "--force"))
-    assert not list(made.project.dist.glob(".*staging*"))
+    # The next run removes the leftovers.
+    assert "nothing has changed" in succeeded(built.project.invoke("build-packages", "--revision", "2")).stderr  # fmt: skip
+    succeeded(built.project.invoke("build-packages", "--revision", "2", "--force"))
+    assert not list(built.project.dist.glob(".*staging*"))
+
+
+def _signing_homes() -> set[Path]:
+    return set(Path("/dev/shm").glob("buildkit-signing-*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_repository_leaves_no_key(made: Made, number: signal.Signals) -> None:
-    before = digests(made.project.dist / "repo")
-    homes = set(Path("/dev/shm").glob("buildkit-signing-*"))
-    signed = Project(made.project.root, {**made.project.env, signing.KEY: made.key})
+def test_interrupted_publish_removes_the_key(built: BuiltPackages, number: signal.Signals) -> None:
+    before = digests(built.project.dist / "repo")
+    other_homes = _signing_homes()
+    signed = Project(built.project.root, {**built.project.env, signing.KEY: built.key})
     with signed.started("publish-repo", "--force") as run:
-        run.wait_for("for dnf …")
+        run.wait_for("dnf repository …")
+        # This run's home, and perhaps those of other runs, which end as well.
+        homes = _signing_homes() - other_homes
         done = run.end(number)
     assert done.code == (-9 if number is signal.SIGKILL else 130)
-    assert digests(made.project.dist / "repo") == before
-    assert eventually(lambda: set(Path("/dev/shm").glob("buildkit-signing-*")) == homes)
-    assert made.key.splitlines()[5] not in done.stderr
+    assert digests(built.project.dist / "repo") == before
+    assert homes
+    assert eventually(lambda: not any(home.exists() for home in homes))
+    assert built.key.splitlines()[5] not in done.stderr
 
 
-def test_refusals_are_one_line_and_a_fix(made: Made, tmp_path: Path) -> None:
+def test_errors_have_a_fix(built: BuiltPackages, tmp_path: Path) -> None:
     for code, words, reason in [
-        (2, ("publish-repo",), "there is no key to sign with"),
-        (2, ("publish-repo", "--key", "/etc/passwd"), "is no armored private key"),
-        (2, ("publish-repo", "--unsigned", "--url", "nowhere"), "is no address"),
-        (2, ("build-packages", "--revision", "0"), "is no revision"),
-        (2, ("build-packages", "--target", "linux-riscv64-rva22u64"), "does not run on every"),
+        (2, ("publish-repo",), "signing key"),
+        (2, ("publish-repo", "--key", "/etc/passwd"), "--key"),
+        (2, ("publish-repo", "--unsigned", "--url", "nowhere"), "--url"),
+        (2, ("build-packages", "--revision", "0"), "--revision 0"),
+        (2, ("build-packages", "--target", "linux-riscv64-rva22u64"), "linux-riscv64-rva22u64"),
     ]:
-        done = made.project.invoke(*words)
+        done = built.project.invoke(*words)
         assert done.code == code, done.stderr
         error, fix = done.stderr.splitlines()[-2:]
         assert error.startswith("error: ")
@@ -173,8 +218,9 @@ def test_refusals_are_one_line_and_a_fix(made: Made, tmp_path: Path) -> None:
         assert fix.startswith("  fix: ")
 
 
-def test_lintian(made: Made) -> None:
-    debs = sorted(made.packages.glob("*.deb"))
+@pytest.mark.needs("lintian")
+def test_lintian(built: BuiltPackages) -> None:
+    debs = sorted(built.packages.glob("*.deb"))
     assert len(debs) == 2
     done = subprocess.run(
         ["lintian", "--allow-root", "--fail-on", "error,warning", *debs],
@@ -183,8 +229,8 @@ def test_lintian(made: Made) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-# Arguments: a folder, and a command. All else is read-only: rpmlint unpacks by cpio, which
-# follows the absolute names in nfpm's archives, were it not for our own cpio.
+# Arguments: a writable directory, and a command. rpmlint unpacks with cpio, which writes to
+# the absolute names in nfpm's archives unless the wrapper below forbids it.
 _SAFELY = r"""
 mount --bind "$1" "$1"
 mount -o remount,bind,ro /
@@ -195,10 +241,11 @@ exec "$@"
 
 
 @pytest.fixture
+@needs("namespaces", "cpio")
 def safely(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a command that unpacks an .rpm, where it can write to the test's folder alone."""
+    """Run a command that unpacks an .rpm; it can write to the test's directory only."""
     script(tmp_path / "bin" / "cpio", f'exec {shutil.which("cpio")} --no-absolute-filenames "$@"')
-    # rpm, too, is to keep the keys that it trusts in here.
+    # rpm stores its trusted keys here, too.
     (tmp_path / ".rpmmacros").write_text(f"%_dbpath {tmp_path}/db\n")
     env = {**process.environment(), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
 
@@ -212,10 +259,13 @@ def safely(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-def test_rpmlint(made: Made, safely: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    rpms = sorted(made.first.glob("rpm/*/Packages/*.rpm"))
+@pytest.mark.needs("rpmlint")
+def test_rpmlint(
+    built: BuiltPackages, safely: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    rpms = sorted(built.first.glob("rpm/*/Packages/*.rpm"))
     assert len(rpms) == 2
-    assert safely("rpmkeys", "--import", made.first / "buildkit.asc").returncode == 0
+    assert safely("rpmkeys", "--import", built.first / "buildkit.asc").returncode == 0
     done = safely("rpmlint", "-c", PACKAGING / "rpmlint.toml", *rpms)
     assert done.returncode == 0, done.stdout
     assert "0 errors, 0 warnings" in done.stdout
@@ -223,25 +273,25 @@ def test_rpmlint(made: Made, safely: Callable[..., subprocess.CompletedProcess[s
     assert checked.stdout.count("digests signatures OK") == 2, checked.stdout
 
 
-def test_the_binaries_are_those_that_were_proved(
-    made: Made, tmp_path: Path, safely: Callable[..., subprocess.CompletedProcess[str]]
+def test_packages_contain_the_checked_binaries(
+    built: BuiltPackages, tmp_path: Path, safely: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    for deb in made.packages.glob("*.deb"):
+    for deb in built.packages.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", deb, tmp_path / "deb"], check=True)
     (tmp_path / "rpm").mkdir()
-    for rpm in made.packages.glob("*.rpm"):
+    for rpm in built.packages.glob("*.rpm"):
         unpack = 'cd rpm; rpm2cpio "$1" | cpio --quiet -id'
         assert safely("sh", "-euc", unpack, "sh", rpm).returncode == 0
-    manifest = json.loads((made.packages / "manifest.json").read_text())
+    manifest = json.loads((built.packages / "manifest.json").read_text())
     for form in ("deb", "rpm"):
         for name, sha256 in manifest["binaries"].items():
-            place = "usr/libexec/buildkit" if name == "rootlesskit" else "usr/bin"
-            assert storage.sha256(tmp_path / form / place / name) == sha256
+            directory = "usr/libexec/buildkit" if name == "rootlesskit" else "usr/bin"
+            assert filesystem.sha256(tmp_path / form / directory / name) == sha256
         assert (tmp_path / form / "usr/share/doc/buildkit/buildkitd.cdx.json").is_file()
 
 
-def test_every_program_has_a_page(made: Made) -> None:
-    (deb,) = made.packages.glob("buildkit_*.deb")
+def test_every_program_has_a_man_page(built: BuiltPackages) -> None:
+    (deb,) = built.packages.glob("buildkit_*.deb")
     listed = process.read(["dpkg-deb", "--contents", deb])
     programs = set(re.findall(r"\./usr/bin/(\S+)$", listed, re.MULTILINE))
     pages = set(re.findall(r"\./usr/share/man/man[18]/(\S+)\.[18]\.gz", listed))
@@ -251,38 +301,38 @@ def test_every_program_has_a_page(made: Made) -> None:
 @pytest.mark.parametrize(
     ("command", "page"), [("buildctl", "buildctl.1"), ("buildkitd", "buildkitd.8")]
 )
-def test_pages_have_every_option(binaries: Path, command: str, page: str) -> None:
+def test_man_pages_have_every_option(binaries: Path, command: str, page: str) -> None:
     text = (PACKAGING / "man" / page).read_text().replace("\\-", "-")
 
     def options(*words: str) -> set[str]:
-        said = process.read([binaries / command, *words, "--help"])
+        output = process.read([binaries / command, *words, "--help"])
         for sub in re.findall(
             r"^   ([a-z-]+)(?:, [a-z])?  ",
-            said.partition("\nCOMMANDS:")[2].partition("\n\n")[0],
+            output.partition("\nCOMMANDS:")[2].partition("\n\n")[0],
             re.MULTILINE,
         ):
             if sub != "help":
                 found.update(options(*words, sub))
-        return set(re.findall(r"^   (--[a-z-]+)", said, re.MULTILINE))
+        return set(re.findall(r"^   (--[a-z-]+)", output, re.MULTILINE))
 
     found: set[str] = set()
     found |= options()
     assert len(found) > 20
     assert {option for option in found if f"\\fB{option}\\fR" not in text} == set()
     documented = set(re.findall(r"^\\fB(--[a-z-]+)\\fR", text, re.MULTILINE))
-    assert documented <= found, "an option that there is not any more"
+    assert documented <= found, "the page documents a removed option"
 
 
 # apt.
 
 
-def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
-    with serving(made.first) as url:
-        use(root, made.first, url)
+def test_lifecycle_in_a_clean_debian(built: BuiltPackages, root: Root) -> None:
+    with serving(built.first) as url:
+        use(root, built.first, url)
         apt(root, "update")
-        said = apt(root, "install", "buildkit", "buildkit-rootless")
-    assert "unauthenticated" not in said.lower()
-    manifest = json.loads((made.packages / "manifest.json").read_text())
+        output = apt(root, "install", "buildkit", "buildkit-rootless")
+    assert "unauthenticated" not in output.lower()
+    manifest = json.loads((built.packages / "manifest.json").read_text())
     version = root.run("buildkitd", "--version")
     assert manifest["version"] in version
     assert manifest["revision"] in version
@@ -290,7 +340,7 @@ def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
     assert "buildkit:x:" in root.read("/etc/group")
     for unit in ("buildkit.service", "buildkit.socket"):
         assert root.run("systemd-analyze", "verify", f"/usr/lib/systemd/system/{unit}") == ""
-    # As a user's manager reads it; that needs a folder which a session would have.
+    # A user's manager needs the runtime directory of a session.
     root.shell(
         "XDG_RUNTIME_DIR=/tmp systemd-analyze verify --user"
         " /usr/lib/systemd/user/buildkit-rootless.service"
@@ -301,23 +351,23 @@ def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
         "systemd-tmpfiles --create buildkit.conf; ls -ld /run/buildkit"
     )
 
-    # It is used, and somebody changes its configuration.
+    # Build, and edit the configuration.
     build_something(root, manifest["binaries"]["buildctl"])
     state = "/var/lib/buildkit/cache.db"
     assert root.exists(state)
     edited = root.read("/etc/buildkit/buildkitd.toml") + '\n[log]\n  level = "debug"\n'
     root.write("/etc/buildkit/buildkitd.toml", edited)
 
-    # A new revision comes.
-    with serving(made.second) as url:
-        use(root, made.second, url)
+    # Upgrade.
+    with serving(built.second) as url:
+        use(root, built.second, url)
         apt(root, "update")
         apt(root, "upgrade")
     assert root.run("dpkg-query", "--show", "--showformat=${Version}", "buildkit").endswith("-2")
     assert root.read("/etc/buildkit/buildkitd.toml") == edited
     assert root.exists(state)
 
-    # It goes, and its state stays; then that goes, too.
+    # Remove keeps the state; purge deletes it.
     apt(root, "remove", "buildkit")
     assert not root.exists("/usr/bin/buildkitd")
     assert root.exists("/etc/buildkit/buildkitd.toml")
@@ -331,7 +381,7 @@ def test_life_in_a_clean_debian(made: Made, root: Root) -> None:
 
 
 def build_something(root: Root, sha256: str) -> None:
-    """A build with a RUN, by a daemon as the unit confines it: its capabilities, its mounts."""
+    """Build with a RUN step, confined as by the unit: capabilities and mounts."""
     unit = root.read("/usr/lib/systemd/system/buildkit.service")
     (dropped,) = re.findall(r"^CapabilityBoundingSet=~(.*)$", unit, re.MULTILINE)
     bounding = ",".join(f"-{name.removeprefix('CAP_').lower()}" for name in dropped.split())
@@ -340,7 +390,7 @@ def build_something(root: Root, sha256: str) -> None:
         'FROM scratch\nCOPY buildctl /buildctl\nRUN ["/buildctl", "--version"]\n',
     )
     shutil.copy(root.path / "usr/bin/buildctl", root.path / "context/buildctl")
-    said = root.shell(
+    output = root.shell(
         f"""
         systemd-tmpfiles --create buildkit.conf
         for folder in /usr /etc; do
@@ -359,9 +409,9 @@ def build_something(root: Root, sha256: str) -> None:
         wait
         """
     )
-    assert "root:buildkit 660" in said
-    assert "buildctl github.com/moby/buildkit" in said
-    assert sha256 in said
+    assert "root:buildkit 660" in output
+    assert "buildctl github.com/moby/buildkit" in output
+    assert sha256 in output
 
 
 CONTEXT = """
@@ -376,14 +426,15 @@ BUILD = (
 )  # fmt: skip
 
 
-def test_life_under_systemd(made: Made, root: Root) -> None:
-    shutil.copytree(made.first, root.path / "srv/repository")
+@pytest.mark.needs("systemd")
+def test_lifecycle_under_systemd(built: BuiltPackages, root: Root) -> None:
+    shutil.copytree(built.first, root.path / "srv/repository")
     with root.booted() as system:
-        use(system, made.first, "file:/srv/repository")
+        use(system, built.first, "file:/srv/repository")
         apt(system, "update")
         apt(system, "install", "buildkit")
 
-        # The socket is there, for root and the group; nothing else runs.
+        # The socket is active, for root and the group; the service is not.
         assert system.run("systemctl", "is-enabled", "buildkit.socket").strip() == "enabled"
         assert system.run("systemctl", "is-active", "buildkit.socket").strip() == "active"
         assert (
@@ -398,7 +449,7 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         assert refused.code != 0
         assert "permission denied" in refused.output
 
-        # Whoever asks starts it, and builds, confined as the unit says.
+        # A client starts the service and builds, confined by the unit.
         assert "linux/" in system.run("runuser", "-u", "member", "--", *asked)
         assert system.run("systemctl", "is-active", "buildkit.service").strip() == "active"
         pid = system.run("systemctl", "show", "--value", "--property=MainPID", "buildkit").strip()
@@ -407,10 +458,10 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         (bounding,) = re.findall(r"^CapBnd:\t(\w+)$", status, re.MULTILINE)
         assert not int(bounding, 16) & (1 << 16), "CAP_SYS_MODULE"
         system.shell(CONTEXT)
-        said = system.run("runuser", "-u", "member", "--", *BUILD)
-        assert "buildctl github.com/moby/buildkit" in said
+        output = system.run("runuser", "-u", "member", "--", *BUILD)
+        assert "buildctl github.com/moby/buildkit" in output
 
-        # It ends when it is asked to, and comes back when it is needed; a mistake is told.
+        # Stop, start on demand, and a failed start.
         system.run("systemctl", "stop", "buildkit.service")
         assert (
             system.attempt("systemctl", "is-failed", "buildkit.service").output.strip()
@@ -427,11 +478,11 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         system.run("systemctl", "restart", "buildkit.socket", "buildkit.service")
         pid = system.run("systemctl", "show", "--value", "--property=MainPID", "buildkit").strip()
 
-        # An upgrade restarts it; who has disabled the socket keeps it so.
+        # An upgrade restarts the service and keeps the socket disabled.
         system.run("systemctl", "disable", "--quiet", "buildkit.socket")
         shutil.rmtree(root.path / "srv/repository")
-        shutil.copytree(made.second, root.path / "srv/repository")
-        use(system, made.second, "file:/srv/repository")
+        shutil.copytree(built.second, root.path / "srv/repository")
+        use(system, built.second, "file:/srv/repository")
         apt(system, "update")
         apt(system, "upgrade")
         again = system.run("systemctl", "show", "--value", "--property=MainPID", "buildkit").strip()
@@ -441,7 +492,7 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
             == "disabled"
         )
 
-        # It ends with the package, and leaves nothing when that is purged.
+        # Purge stops the service and removes its state.
         apt(system, "purge", "buildkit")
         assert system.attempt("pgrep", "buildkitd").output == ""
         assert not system.exists("/var/lib/buildkit")
@@ -449,10 +500,12 @@ def test_life_under_systemd(made: Made, root: Root) -> None:
         assert left == ""
 
 
-def test_a_user_s_own_under_systemd(made: Made, root: Root) -> None:
-    shutil.copytree(made.first, root.path / "srv/repository")
-    with root.booted() as system:
-        use(system, made.first, "file:/srv/repository")
+@pytest.mark.needs("systemd")
+def test_rootless_service_under_systemd(built: BuiltPackages, root: Root) -> None:
+    shutil.copytree(built.first, root.path / "srv/repository")
+    # As on a machine without udev.
+    with root.booted(KERNEL_MODE) as system:
+        use(system, built.first, "file:/srv/repository")
         apt(system, "update")
         apt(system, "install", "buildkit-rootless")
         system.run("useradd", "--create-home", "--uid=1000", "member")
@@ -460,8 +513,24 @@ def test_a_user_s_own_under_systemd(made: Made, root: Root) -> None:
         assert eventually(lambda: system.sees("/run/user/1000/systemd/private"))
         user = ("runuser", "-u", "member", "--", "env", "XDG_RUNTIME_DIR=/run/user/1000",
                 "BUILDKIT_HOST=unix:///run/user/1000/buildkit/buildkitd.sock")  # fmt: skip
-        assert system.run(*user, "buildkit-rootless-check", "--quiet") == ""
-        done = system.attempt(*user, "systemctl", "--user", "start", "buildkit-rootless.service")
+        check = (*user, "buildkit-rootless-check", "--quiet")
+        start = (*user, "systemctl", "--user", "start", "buildkit-rootless.service")
+
+        # The package opens the devices. The check reports a closed device and the fix.
+        modes = ("stat", "--format=%a", "/dev/net/tun", "/dev/fuse")
+        assert system.run(*modes).split() == [UDEV_MODE] * 2
+        system.run("chmod", KERNEL_MODE, "/dev/net/tun")
+        refused = system.attempt(*check)
+        assert refused.code == 1
+        error, fix = refused.output.splitlines()
+        assert "/dev/net/tun cannot be opened: Permission denied" in error
+        assert system.attempt(*start).code != 0
+        assert error in system.run("journalctl", "--no-pager", "--output=cat", "_UID=1000")
+        system.shell(fix.partition("as root: ")[2])
+        system.run(*user, "systemctl", "--user", "reset-failed", "buildkit-rootless.service")
+
+        assert system.run(*check) == ""
+        done = system.attempt(*start)
         assert done.code == 0, system.run("journalctl", "--no-pager", "--lines=60")
         system.shell(CONTEXT)
         assert "buildctl github.com/moby/buildkit" in system.run(*user, *BUILD)
@@ -494,15 +563,15 @@ def tamper_deb(repository: Path) -> None:
 
 
 def tamper_packages(repository: Path) -> None:
-    """Another program, and the index changed to suit."""
+    """Change a program and its index entry."""
     tamper_deb(repository)
     for index in repository.glob("deb/dists/stable/main/*/Packages"):
         fields = re.sub(r"SHA512: .*\n", "", index.read_text())
         fields = re.sub(
             r"(Filename: \S*/buildkit_.*\nSize: \d+\nSHA256: )\S+",
-            rf"\g<1>{storage.sha256(_deb(repository))}", fields,
+            rf"\g<1>{filesystem.sha256(_deb(repository))}", fields,
         )  # fmt: skip
-        assert storage.sha256(_deb(repository)) in fields
+        assert filesystem.sha256(_deb(repository)) in fields
         index.write_text(fields)
         index.with_name("Packages.gz").write_bytes(gzip.compress(fields.encode()))
         index.with_name("Packages.xz").unlink()
@@ -528,9 +597,14 @@ def unsign(repository: Path) -> None:
     ],
 )  # fmt: skip
 def test_apt_refuses_a_tampered_repository(
-    made: Made, shared_root: Root, tmp_path: Path, tamper: Callable[[Path], None], step: str, reason: str
-) -> None:  # fmt: skip
-    repository = Path(shutil.copytree(made.first, tmp_path / "repository"))
+    built: BuiltPackages,
+    shared_root: Root,
+    tmp_path: Path,
+    tamper: Callable[[Path], None],
+    step: str,
+    reason: str,
+) -> None:
+    repository = Path(shutil.copytree(built.first, tmp_path / "repository"))
     tamper(repository)
     with serving(repository) as url:
         use(shared_root, repository, url)
@@ -545,23 +619,24 @@ def test_apt_refuses_a_tampered_repository(
     assert not shared_root.exists("/usr/bin/buildkitd")
 
 
-def test_apt_refuses_another_s_key(made: Made, shared_root: Root) -> None:
-    with serving(made.first) as url:
-        use(shared_root, made.first, url, key=made.public)
+def test_apt_refuses_another_key(built: BuiltPackages, shared_root: Root) -> None:
+    with serving(built.first) as url:
+        use(shared_root, built.first, url, key=built.public)
         done = shared_root.attempt("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
     assert done.code == 100
     assert re.search("(?i)no_pubkey|missing key|not signed|verif", done.output), done.output
 
 
-# What else is in there.
+# Other files of the packages.
 
 
 @pytest.fixture(scope="module")
-def installed(made: Made) -> Iterator[Root]:
-    """A Debian with the packages, for tests that leave it as it is."""
+@needs(*debianroot.NEEDS)
+def installed(built: BuiltPackages) -> Iterator[Root]:
+    """A Debian root with the packages, for tests that do not change it."""
     with debian_root() as root:
-        with serving(made.first) as url:
-            use(root, made.first, url)
+        with serving(built.first) as url:
+            use(root, built.first, url)
             apt(root, "update")
             apt(root, "install", "buildkit", "buildkit-rootless")
         yield root
@@ -579,7 +654,7 @@ COMPLETED = {
 
 @pytest.mark.parametrize(("typed", "expected"), COMPLETED.items())
 def test_bash_completes(installed: Root, typed: str, expected: set[str]) -> None:
-    said = installed.shell(
+    output = installed.shell(
         f"""
         source /usr/share/bash-completion/completions/buildctl
         COMP_WORDS=({typed}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
@@ -587,54 +662,54 @@ def test_bash_completes(installed: Root, typed: str, expected: set[str]) -> None
         printf '%s\n' "${{COMPREPLY[@]}}"
         """
     )
-    assert set(said.split()) == expected
+    assert set(output.split()) == expected
 
 
 @pytest.mark.parametrize(("typed", "expected"), COMPLETED.items())
 def test_fish_completes(installed: Root, typed: str, expected: set[str]) -> None:
-    said = installed.run("fish", "--command", f"complete --do-complete '{typed}'")
-    # Options that another place of the command line has, it knows for all of them.
-    assert expected <= {line.partition("\t")[0] for line in said.splitlines()}
+    output = installed.run("fish", "--command", f"complete --do-complete '{typed}'")
+    # fish also offers options of other subcommands.
+    assert expected <= {line.partition("\t")[0] for line in output.splitlines()}
 
 
 def test_zsh_completes(installed: Root) -> None:
-    said = installed.run(
+    output = installed.run(
         "zsh", "-fc",
         r"""
         zmodload zsh/zpty
         zpty shell zsh -f -i
-        zpty -w shell "TERM=dumb; autoload -Uz compinit; compinit -u"
-        sleep 2
+        zpty -w shell "TERM=dumb; autoload -Uz compinit; compinit -u; print read''y"
+        zpty -r -m shell line '*ready*'
         zpty -w -n shell $'buildctl debug mon\t'
-        sleep 3
-        while zpty -r -t shell line; do print -r -- "$line"; done
+        zpty -r -m shell line '*buildctl debug monitor*'
+        print -r -- "$line"
         """,
     )  # fmt: skip
-    assert "buildctl debug monitor" in said
+    assert "buildctl debug monitor" in output
 
 
-def test_profiles_of_apparmor_are_good(installed: Root) -> None:
+def test_apparmor_profiles_load(installed: Root) -> None:
     installed.run(
         "apparmor_parser", "--skip-kernel-load", "--skip-cache", "/etc/apparmor.d/buildkit-default"
     )
-    # Only with the bundle is our rootlesskit in the package; its profile has to be good anyway.
+    # The package contains rootlesskit's profile only with the bundle.
     installed.write("/tmp-profile", (PACKAGING / "apparmor" / "buildkit-rootlesskit").read_text())
     installed.run("apparmor_parser", "--skip-kernel-load", "--skip-cache", "/tmp-profile")
 
 
-def test_pages_are_shown_without_a_warning(installed: Root) -> None:
+def test_man_pages_have_no_warnings(installed: Root) -> None:
     listed = installed.run("dpkg", "--listfiles", "buildkit", "buildkit-rootless")
     pages = re.findall(r"/man/man\d/(\S+)\.\d\.gz$", listed, re.MULTILINE)
     assert {"buildctl", "buildkitd", "buildkitd.toml", "buildkit-rootless-check"} <= set(pages)
     for page in pages:
-        said = installed.shell(f"man --warnings {page} 2>&1 >/dev/null")
-        assert [line for line in said.splitlines() if "break line" not in line] == []
+        output = installed.shell(f"man --warnings {page} 2>&1 >/dev/null")
+        assert [line for line in output.splitlines() if "break line" not in line] == []
 
 
-def test_the_page_has_every_key_of_the_configuration(upstream_project: Project) -> None:
+def test_man_page_has_every_configuration_key(upstream_project: Project, pinned_go: Path) -> None:
     where = process.read(
-        ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/moby/buildkit"],
-        cwd=upstream_project.root / "upstream",
+        [str(pinned_go), "list", "-m", "-f", "{{.Dir}}", "github.com/moby/buildkit"],
+        cwd=upstream_project.root / "pins" / "upstream",
         env={**os.environ, "GOFLAGS": "-mod=mod"},
     ).strip()
     text = (Path(where) / "docs" / "buildkitd.toml.md").read_text()
@@ -646,13 +721,13 @@ def test_the_page_has_every_key_of_the_configuration(upstream_project: Project) 
     assert {key for key in keys if not re.search(rf"\b{key}\b", page)} == set()
 
 
-def test_the_service_is_less_exposed_than_upstream_s(installed: Root) -> None:
-    said = installed.run("systemd-analyze", "security", "--offline=true", "buildkit.service")
-    (score,) = re.findall(r"exposure level for buildkit.service: ([\d.]+)", said)
+def test_service_exposure(installed: Root) -> None:
+    output = installed.run("systemd-analyze", "security", "--offline=true", "buildkit.service")
+    (score,) = re.findall(r"exposure level for buildkit.service: ([\d.]+)", output)
     assert float(score) <= 7.5
 
 
-def test_what_keeps_a_user_from_it(installed: Root) -> None:
+def test_rootless_check(installed: Root) -> None:
     check = "runuser -u somebody -- env XDG_RUNTIME_DIR=/tmp buildkit-rootless-check"
     installed.run("useradd", "--create-home", "somebody")
     try:
@@ -674,11 +749,11 @@ def test_what_keeps_a_user_from_it(installed: Root) -> None:
 
 # dnf.
 
-#: What Fedora's packages would bring, and this root has from Debian's.
+#: Stands in for Fedora's packages; the root has Debian's.
 STAND_IN = """Name: stand-in
 Version: 1
 Release: 1
-Summary: What else there is
+Summary: Dependencies of the packages
 License: none
 BuildArch: noarch
 Provides: /bin/sh, iproute, iptables, runc, rootlesskit, shadow-utils, slirp4netns, systemd
@@ -689,53 +764,56 @@ AutoReqProv: no
 
 
 @pytest.fixture(scope="module")
+@needs("createrepo_c", "dnf", "rpmsign")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the package that stands in for all that ours depend on."""
-    folder = tmp_path_factory.mktemp("stand-in")
-    (folder / "stand-in.spec").write_text(STAND_IN)
+    """A repository with a package that provides every dependency."""
+    directory = tmp_path_factory.mktemp("stand-in")
+    (directory / "stand-in.spec").write_text(STAND_IN)
     commands: list[list[str | Path]] = [
-        ["rpmbuild", "-bb", "--define", f"_topdir {folder}", folder / "stand-in.spec"],
-        ["createrepo_c", folder / "RPMS"],
+        ["rpmbuild", "-bb", "--define", f"_topdir {directory}", directory / "stand-in.spec"],
+        ["createrepo_c", directory / "RPMS"],
     ]
     for command in commands:
         subprocess.run(command, check=True, capture_output=True)
-    return folder / "RPMS"
+    return directory / "RPMS"
 
 
 @dataclass(frozen=True)
 class Dnf:
-    """dnf, that installs into a root directory.
+    """dnf that installs into a root directory.
 
     Args:
         root: the root directory.
-        folder: for its settings and its cache.
-        stand_in: the repository of what packages depend on.
+        directory: directory for settings and cache.
+        stand_in: the repository with the dependencies.
     """
 
     root: Root
-    folder: Path
+    directory: Path
     stand_in: Path
 
-    def attempt(self, repository: Path, url: str, *args: str, key: str = "") -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """Do what index.html says, with the key that is there, or another."""
+    def attempt(
+        self, repository: Path, url: str, *args: str, key: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run dnf as index.html describes, with the repository's key or another one."""
         text = (repository / "rpm" / "buildkit.repo").read_text()
         text = text.replace("https://packages.example.org", url)
         if key:
-            (self.folder / "other.asc").write_text(key)
-            text = re.sub("gpgkey=.*", f"gpgkey=file://{self.folder}/other.asc", text)
+            (self.directory / "other.asc").write_text(key)
+            text = re.sub("gpgkey=.*", f"gpgkey=file://{self.directory}/other.asc", text)
         text += f"[stand-in]\nname=stand-in\nbaseurl=file://{self.stand_in}\ngpgcheck=0\n"
-        (self.folder / "repos").mkdir(exist_ok=True)
-        (self.folder / "repos" / "buildkit.repo").write_text(text)
-        # It starts an agent of GnuPG, which would stay.
+        (self.directory / "repos").mkdir(exist_ok=True)
+        (self.directory / "repos" / "buildkit.repo").write_text(text)
+        # namespaced: ends the GnuPG agent that dnf starts.
         return subprocess.run(
             [*process.namespaced(), "dnf", "--assumeyes", f"--installroot={self.root.path}", "--releasever=1",
-             f"--setopt=reposdir={self.folder}/repos", f"--setopt=cachedir={self.folder}/cache",
+             f"--setopt=reposdir={self.directory}/repos", f"--setopt=cachedir={self.directory}/cache",
              "--setopt=install_weak_deps=False", "--setopt=metadata_expire=0", *args],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def rpm(self, *args: str) -> str:
-        """What rpm says of the root."""
+        """Run rpm on the root; return its output."""
         return process.read(["rpm", f"--root={self.root.path}", *args])
 
 
@@ -744,12 +822,12 @@ def dnf(root: Root, tmp_path: Path, stand_in: Path) -> Dnf:
     return Dnf(root, tmp_path, stand_in)
 
 
-def test_life_by_dnf(made: Made, dnf: Dnf) -> None:
+def test_lifecycle_with_dnf(built: BuiltPackages, dnf: Dnf) -> None:
     root = dnf.root
-    with serving(made.first) as url:
-        done = dnf.attempt(made.first, url, "install", "buildkit", "buildkit-rootless")
+    with serving(built.first) as url:
+        done = dnf.attempt(built.first, url, "install", "buildkit", "buildkit-rootless")
         assert done.returncode == 0, done.stdout + done.stderr
-    manifest = json.loads((made.packages / "manifest.json").read_text())
+    manifest = json.loads((built.packages / "manifest.json").read_text())
     assert manifest["version"] in root.run("buildkitd", "--version")
     assert dnf.rpm("--verify", "--nodeps", "--nouser", "--nogroup", "buildkit") == ""
     assert "buildkit:x:" in root.read("/etc/group")
@@ -760,15 +838,15 @@ def test_life_by_dnf(made: Made, dnf: Dnf) -> None:
     root.write("/etc/buildkit/buildkitd.toml", edited)
     root.write("/var/lib/buildkit/buildkitd.lock", "")
 
-    with serving(made.second) as url:
-        done = dnf.attempt(made.second, url, "upgrade")
+    with serving(built.second) as url:
+        done = dnf.attempt(built.second, url, "upgrade")
         assert done.returncode == 0, done.stdout + done.stderr
         assert dnf.rpm("--query", "--queryformat=%{RELEASE}", "buildkit") == "2"
         assert root.read("/etc/buildkit/buildkitd.toml") == edited
-        done = dnf.attempt(made.second, url, "remove", "buildkit")
+        done = dnf.attempt(built.second, url, "remove", "buildkit")
         assert done.returncode == 0, done.stdout + done.stderr
     assert not root.exists("/usr/bin/buildkitd")
-    assert not root.exists("/usr/bin/buildkit-rootless-check"), "it needs the other"
+    assert not root.exists("/usr/bin/buildkit-rootless-check"), "depends on buildkit"
     assert root.read("/etc/buildkit/buildkitd.toml.rpmsave") == edited
     assert root.exists("/var/lib/buildkit/buildkitd.lock")
 
@@ -791,7 +869,7 @@ def tamper_repomd(repository: Path) -> None:
 
 
 def reindexed(repository: Path) -> None:
-    """Another program, and all indexes anew; by somebody who does not have the key."""
+    """Change a program and rebuild the indexes without the key."""
     tamper_rpm(repository)
     subprocess.run(["createrepo_c", "--quiet", _rpm(repository).parents[1]], check=True)
 
@@ -805,9 +883,9 @@ def reindexed(repository: Path) -> None:
     ],
 )
 def test_dnf_refuses_a_tampered_repository(
-    made: Made, dnf: Dnf, tmp_path: Path, tamper: Callable[[Path], None], reason: str
+    built: BuiltPackages, dnf: Dnf, tmp_path: Path, tamper: Callable[[Path], None], reason: str
 ) -> None:
-    repository = Path(shutil.copytree(made.first, tmp_path / "repository"))
+    repository = Path(shutil.copytree(built.first, tmp_path / "repository"))
     tamper(repository)
     with serving(repository) as url:
         done = dnf.attempt(repository, url, "install", "buildkit")
@@ -816,9 +894,9 @@ def test_dnf_refuses_a_tampered_repository(
     assert not dnf.root.exists("/usr/bin/buildkitd")
 
 
-def test_dnf_refuses_another_s_key(made: Made, dnf: Dnf) -> None:
-    with serving(made.first) as url:
-        done = dnf.attempt(made.first, url, "install", "buildkit", key=made.public)
+def test_dnf_refuses_another_key(built: BuiltPackages, dnf: Dnf) -> None:
+    with serving(built.first) as url:
+        done = dnf.attempt(built.first, url, "install", "buildkit", key=built.public)
     assert done.returncode == 1
     assert re.search("(?i)gpg|signature|key", done.stdout + done.stderr), done.stderr
     assert not dnf.root.exists("/usr/bin/buildkitd")

@@ -17,33 +17,45 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, storage
+from benchmarks.checkout import copy_checkout
+from buildkit_riscv64.core import dist, filesystem
 from buildkit_riscv64.image import layout
+from buildkit_riscv64.testing.pytest_plugin import needs
+from buildkit_riscv64.validation.environment.loopback import LOOPBACK, free_port
+from buildkit_riscv64.validation.environment.registry import (
+    PASSWORD,
+    USERNAME,
+    Accident,
+    Registry,
+    Road,
+    road_to,
+    running,
+)
+from buildkit_riscv64.validation.environment.scripts import script
+from buildkit_riscv64.validation.environment.waiting import BOUND
 
-from ..loopback import LOOPBACK, free_port
-from ..unit.making_images import make_image
-from .miniature import Done, Project, copy_checkout, isolated, path_with, refused, script, succeeded
-from .registry import PASSWORD, USERNAME, Accident, Registry, Road, road_to, running
+from ..unit.image_factories import make_image
+from .miniature import Done, Project, isolated, path_with, refused, succeeded
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.needs("loopback", "skopeo")]
 
 RELEASE = ["v0.32.2", "v0.32", "latest"]
 NAME = "me/buildkit"
-#: More than one write of a client, and more than the accidents below let through.
+#: More than a client writes at once, and more than the failures below let through.
 PAYLOAD = random.Random(0).randbytes(24 << 20)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of this project in which nothing has been built."""
-    folder = tmp_path_factory.mktemp("publisher") / "checkout"
-    copy_checkout(folder)
-    return folder
+    """A checkout of this project without artifacts."""
+    directory = tmp_path_factory.mktemp("publisher") / "checkout"
+    copy_checkout(directory)
+    return directory
 
 
 @pytest.fixture
 def publisher(checkout: Path, tmp_path: Path) -> Iterator[Project]:
-    """Somebody with that checkout; of what they start, nothing may be left."""
+    """A user with that checkout, whose runs must leave nothing."""
     (tmp_path / "tmp").mkdir()
     project = Project(checkout, isolated(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")})
     yield project
@@ -53,6 +65,7 @@ def publisher(checkout: Path, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
+@needs("debian", "mmdebstrap", "namespaces")
 def registry(tmp_path: Path) -> Iterator[Registry]:
     with running(tmp_path / "registry") as started:
         yield started
@@ -60,43 +73,43 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def road(registry: Registry) -> Iterator[Road]:
-    with road_to(registry) as made:
-        yield made
+    with road_to(registry) as started:
+        yield started
 
 
 def push(publisher: Project, host: str, *args: str, **options: Any) -> Done:
     return publisher.invoke("push-image", "--registry", f"{host}/{NAME}", *args, **options)
 
 
-def copy(source: str, folder: Path, tag: str) -> str:
-    """Fetch all that is under a tag as it is, look at all of it, and tell its digest."""
+def copy(source: str, directory: Path, tag: str) -> str:
+    """Copy a tag unchanged, verify every blob, and return the digest."""
     done = subprocess.run(
         [
             "skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests",
             "--src-tls-verify=false", "--dest-oci-accept-uncompressed-layers",
-            f"{source}:{tag}", f"oci:{folder}:{tag}",
+            f"{source}:{tag}", f"oci:{directory}:{tag}",
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done
-    return whole(folder)[tag]
+    return verified_digests(directory)[tag]
 
 
-def pull(registry: Registry, tag: str, folder: Path) -> str:
-    """Fetch from the registry, and tell the digest."""
-    return copy(f"docker://{registry.host}/{NAME}", folder, tag)
+def pull(registry: Registry, tag: str, directory: Path) -> str:
+    """Copy a tag from the registry, and return the digest."""
+    return copy(f"docker://{registry.host}/{NAME}", directory, tag)
 
 
-def whole(folder: Path) -> dict[str, str]:
-    """The digests of a layout by name; everything that they lead to is there and undamaged."""
-    named = layout.names(folder)
-    for digest in layout._reachable(folder, named.values()):
-        assert f"sha256:{storage.sha256(layout.blob(folder, digest))}" == digest
+def verified_digests(directory: Path) -> dict[str, str]:
+    """The digests of a layout by name, after verifying every blob."""
+    named = layout.names(directory)
+    for digest in layout._reachable(directory, named.values()):
+        assert f"sha256:{filesystem.sha256(layout.blob(directory, digest))}" == digest
     return {name: str(one["digest"]) for name, one in named.items()}
 
 
 def tags(registry: Registry) -> list[str]:
-    """What there is, in the registry's own storage."""
+    """The tags in the registry's own storage."""
     return sorted(path.name for path in registry.storage.glob("**/_manifests/tags/*"))
 
 
@@ -105,11 +118,25 @@ def states(done: Done) -> dict[str, str]:
 
 
 def sent(road: Road) -> list[str]:
-    """Requests that change something."""
+    """Requests that write."""
     return [one for one in road.requests if not one.startswith(("GET", "HEAD"))]
 
 
-def test_what_is_pushed_can_be_pulled(publisher: Project, registry: Registry, tmp_path: Path) -> None:  # fmt: skip
+def hold(road: Road) -> tuple[threading.Event, threading.Event]:
+    """Hold the next large upload; the events of its start and its release."""
+    reached, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        release.wait(BOUND)
+
+    road.accidents.append(Accident("PATCH", after=4 << 20, then=wait))
+    return reached, release
+
+
+def test_pushed_images_can_be_pulled(
+    publisher: Project, registry: Registry, tmp_path: Path
+) -> None:
     for target in ("linux-amd64", "linux-riscv64"):
         for variant in ("root", "rootless"):
             make_image(publisher.dist, target, variant)
@@ -129,13 +156,15 @@ def test_what_is_pushed_can_be_pulled(publisher: Project, registry: Registry, tm
     assert f"docker pull {registry.host}/{NAME}:v0.32.2" in done.stderr
 
 
-def test_one_platform_is_no_index(publisher: Project, registry: Registry, tmp_path: Path) -> None:
-    folder = make_image(publisher.dist)
+def test_one_platform_needs_no_index(
+    publisher: Project, registry: Registry, tmp_path: Path
+) -> None:
+    directory = make_image(publisher.dist)
     succeeded(push(publisher, registry.host))
-    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(folder).manifest["digest"]
+    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(directory).manifest["digest"]
 
 
-def test_twice_sends_nothing(publisher: Project, registry: Registry, road: Road) -> None:
+def test_second_push_sends_nothing(publisher: Project, registry: Registry, road: Road) -> None:
     make_image(publisher.dist)
     assert states(push(publisher, road.host, "--json")) == dict.fromkeys(RELEASE, "pushed")
     road.requests.clear()
@@ -144,27 +173,27 @@ def test_twice_sends_nothing(publisher: Project, registry: Registry, road: Road)
     assert not sent(road)
 
 
-def test_layers_that_are_there_are_not_sent_again(publisher: Project, road: Road) -> None:
+def test_existing_layers_are_not_sent(publisher: Project, road: Road) -> None:
     make_image(publisher.dist, payload=PAYLOAD)
     succeeded(push(publisher, road.host))
     make_image(publisher.dist, "linux-amd64")
     road.requests.clear()
     assert states(push(publisher, road.host, "--force", "--json"))["latest"] == "pushed"
-    # The layer and the configuration of the new platform.
+    # Only the layer and the configuration of the new platform.
     assert sum(one.startswith("PATCH") for one in sent(road)) == 2
 
 
-def test_a_release_is_for_ever(publisher: Project, registry: Registry, tmp_path: Path) -> None:
+def test_release_tag_does_not_move(publisher: Project, registry: Registry, tmp_path: Path) -> None:
     first = dist.load(make_image(publisher.dist)).manifest["digest"]
     succeeded(push(publisher, registry.host))
     second = dist.load(make_image(publisher.dist, payload=b"changed")).manifest["digest"]
-    refused(push(publisher, registry.host), 8, f":v0.32.2 is {first} there, and {second} here")
+    refused(push(publisher, registry.host), 8, ":v0.32.2", first, second)
     assert pull(registry, "latest", tmp_path / "before") == first
     succeeded(push(publisher, registry.host, "--force"))
     assert pull(registry, "v0.32.2", tmp_path / "after") == second
 
 
-def test_latest_only_goes_forward(publisher: Project, registry: Registry, tmp_path: Path) -> None:
+def test_latest_only_moves_forward(publisher: Project, registry: Registry, tmp_path: Path) -> None:
     def release(version: str) -> dict[str, str]:
         make_image(publisher.dist, version=version)
         return states(push(publisher, registry.host, "--json"))
@@ -182,7 +211,7 @@ def test_latest_only_goes_forward(publisher: Project, registry: Registry, tmp_pa
 def test_images_of_several_builds(publisher: Project, registry: Registry) -> None:
     make_image(publisher.dist)
     make_image(publisher.dist, "linux-amd64", version="v0.32.1")
-    refused(push(publisher, registry.host), 7, "images of several builds")
+    refused(push(publisher, registry.host), 7, "v0.32.1", "v0.32.2")
     assert not tags(registry)
 
 
@@ -203,7 +232,7 @@ def test_dry_changes_nothing(publisher: Project, registry: Registry, road: Road)
 @pytest.mark.parametrize(
     "repository", ["https://ghcr.io/x", "ghcr.io/x:v1", "me/x", "ghcr.io/X", "--force/x", "me:pw@x/y"]
 )  # fmt: skip
-def test_what_is_no_repository(publisher: Project, repository: str) -> None:
+def test_invalid_repository(publisher: Project, repository: str) -> None:
     make_image(publisher.dist)
     done = publisher.invoke("push-image", f"--registry={repository}")
     refused(done, 2)
@@ -220,16 +249,16 @@ def test_nothing_to_push(publisher: Project) -> None:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Registry]:
-    """A registry that asks for a name and a password."""
+    """A registry that requires a name and a password."""
     with running(tmp_path / "closed", auth=True) as started:
         yield started
 
 
-def log_in(folder: Path, registry: Registry, password: str) -> None:
-    """As `docker login` leaves it."""
+def log_in(directory: Path, registry: Registry, password: str) -> None:
+    """Write the configuration like `docker login`."""
     auth = base64.b64encode(f"{USERNAME}:{password}".encode()).decode()
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
 
 
 @pytest.mark.parametrize("password", ["", "wrong-horse"])
@@ -237,30 +266,28 @@ def test_wrong_credentials(publisher: Project, closed: Registry, password: str) 
     make_image(publisher.dist)
     if password:
         log_in(Path(publisher.env["HOME"]) / ".docker", closed, password)
-    started = time.monotonic()
     done = push(publisher, closed.host)
-    assert time.monotonic() - started < 20
-    refused(done, 10, f"{closed.host} does not let you push to {NAME}", "authentication required")
+    refused(done, 10, closed.host, NAME, "authentication required")
     assert f"docker login {closed.host}" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2, done
     assert not password or password not in done.stderr
     assert not tags(closed)
 
 
-def test_docker_s_credentials(publisher: Project, closed: Registry) -> None:
+def test_docker_credentials(publisher: Project, closed: Registry) -> None:
     make_image(publisher.dist)
     log_in(Path(publisher.env["HOME"]) / ".docker", closed, PASSWORD)
     succeeded(push(publisher, closed.host))
     assert tags(closed) == sorted(RELEASE)
 
 
-def test_docker_s_credentials_elsewhere(publisher: Project, closed: Registry, tmp_path: Path) -> None:  # fmt: skip
+def test_docker_config_variable(publisher: Project, closed: Registry, tmp_path: Path) -> None:
     make_image(publisher.dist)
     log_in(tmp_path / "elsewhere", closed, PASSWORD)
     succeeded(push(publisher, closed.host, env={"DOCKER_CONFIG": str(tmp_path / "elsewhere")}))
 
 
-def test_a_credential_helper(publisher: Project, closed: Registry, tmp_path: Path) -> None:
+def test_credential_helper(publisher: Project, closed: Registry, tmp_path: Path) -> None:
     make_image(publisher.dist)
     known = json.dumps({"Username": USERNAME, "Secret": PASSWORD})
     script(tmp_path / "bin/docker-credential-vault", f"echo '{known}'")
@@ -271,7 +298,7 @@ def test_a_credential_helper(publisher: Project, closed: Registry, tmp_path: Pat
     succeeded(push(publisher, closed.host, env={"DOCKER_CONFIG": str(config.parent), "PATH": path}))
 
 
-def test_a_password_is_seen_by_nobody(publisher: Project, closed: Registry, tmp_path: Path) -> None:
+def test_password_stays_secret(publisher: Project, closed: Registry, tmp_path: Path) -> None:
     make_image(publisher.dist)
     real = shutil.which("skopeo")
     spy = f'{{ echo "$@"; env; }} >> {tmp_path}/seen\nexec {real} "$@"'
@@ -288,19 +315,21 @@ def test_a_password_is_seen_by_nobody(publisher: Project, closed: Registry, tmp_
         assert secret not in seen
 
 
-# Accidents.
+# Failures.
 
 
-def test_a_registry_that_is_not_there(publisher: Project) -> None:
+def test_missing_registry(publisher: Project) -> None:
     make_image(publisher.dist)
-    started = time.monotonic()
-    refused(push(publisher, f"{LOOPBACK}:{free_port()}"), 10, "cannot be reached", "refused")
-    refused(push(publisher, "registry.invalid"), 10, "registry.invalid cannot be reached")
-    assert time.monotonic() - started < 30
+    for host, reason in ((f"{LOOPBACK}:{free_port()}", "refused"), ("registry.invalid", "")):
+        done = push(publisher, host)
+        refused(done, 10, host, reason)
+        assert "trying again" not in done.stderr
 
 
-def test_a_registry_that_is_killed_in_the_middle(publisher: Project, registry: Registry, road: Road, tmp_path: Path) -> None:  # fmt: skip
-    folder = make_image(publisher.dist, payload=PAYLOAD)
+def test_killed_registry(
+    publisher: Project, registry: Registry, road: Road, tmp_path: Path
+) -> None:
+    directory = make_image(publisher.dist, payload=PAYLOAD)
 
     def die() -> None:
         registry.kill()
@@ -311,12 +340,14 @@ def test_a_registry_that_is_killed_in_the_middle(publisher: Project, registry: R
     assert not road.accidents[0].times
     assert "trying again in 1 s" in done.stderr
     for tag in RELEASE:
-        assert pull(registry, tag, tmp_path / tag) == dist.load(folder).manifest["digest"]
+        assert pull(registry, tag, tmp_path / tag) == dist.load(directory).manifest["digest"]
 
 
-def test_connections_that_are_cut(publisher: Project, registry: Registry, road: Road, tmp_path: Path) -> None:  # fmt: skip
+def test_broken_connections(
+    publisher: Project, registry: Registry, road: Road, tmp_path: Path
+) -> None:
     make_image(publisher.dist, payload=PAYLOAD)
-    folder = make_image(publisher.dist, "linux-amd64", payload=PAYLOAD)
+    directory = make_image(publisher.dist, "linux-amd64", payload=PAYLOAD)
     road.accidents += [
         Accident("PATCH", times=2, after=4 << 20),
         Accident("PUT .*/manifests/sha256:", after=1),
@@ -325,7 +356,7 @@ def test_connections_that_are_cut(publisher: Project, registry: Registry, road: 
     succeeded(push(publisher, road.host))
     assert not any(accident.times for accident in road.accidents)
     pull(registry, "latest", tmp_path / "pulled")
-    digest = dist.load(folder).manifest["digest"]
+    digest = dist.load(directory).manifest["digest"]
     assert layout.blob(tmp_path / "pulled", digest).exists()
 
 
@@ -336,81 +367,73 @@ def test_connections_that_are_cut(publisher: Project, registry: Registry, road: 
         ("POST .*/uploads/", 429), ("PATCH", 500), ("PUT .*/manifests/latest", 429),
     ],
 )  # fmt: skip
-def test_a_registry_that_is_busy(publisher: Project, registry: Registry, road: Road, request_: str, status: int, tmp_path: Path) -> None:  # fmt: skip
-    folder = make_image(publisher.dist)
+def test_busy_registry(
+    publisher: Project, registry: Registry, road: Road, request_: str, status: int, tmp_path: Path
+) -> None:
+    directory = make_image(publisher.dist)
     headers = {"Retry-After": "1"} if status == 429 else {}
     road.accidents.append(Accident(request_, status=status, headers=headers))
     succeeded(push(publisher, road.host))
     assert not road.accidents[0].times
-    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(folder).manifest["digest"]
+    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(directory).manifest["digest"]
 
 
-def test_a_registry_that_refuses_is_not_asked_again(publisher: Project, registry: Registry, road: Road) -> None:  # fmt: skip
+def test_refusals_are_not_retried(publisher: Project, registry: Registry, road: Road) -> None:
     make_image(publisher.dist)
     road.accidents.append(Accident("PUT .*/manifests/v0.32.2", times=99, status=403))
-    refused(push(publisher, road.host), 10, "does not let you push")
+    refused(push(publisher, road.host), 10, NAME)
     assert road.accidents[0].times == 98
     assert not tags(registry)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_in_the_middle(publisher: Project, registry: Registry, road: Road, tmp_path: Path, number: signal.Signals) -> None:  # fmt: skip
-    folder = make_image(publisher.dist, payload=PAYLOAD)
-    there, gone = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        there.set()
-        gone.wait(60)
-
-    road.accidents.append(Accident("PATCH", after=4 << 20, then=hold))
+def test_interrupted(
+    publisher: Project, registry: Registry, road: Road, tmp_path: Path, number: signal.Signals
+) -> None:
+    directory = make_image(publisher.dist, payload=PAYLOAD)
+    reached, release = hold(road)
     with publisher.started("push-image", "--registry", f"{road.host}/{NAME}") as run:
-        assert there.wait(60), run.said()
+        assert reached.wait(BOUND), run.said()
         done = run.end(number)
-    gone.set()
+    release.set()
     if number is not signal.SIGKILL:
         refused(done, 130, "interrupted")
         assert not list(publisher.dist.glob(".*staging*"))
     publisher.no_strays()
     assert not tags(registry)
     succeeded(push(publisher, road.host))
-    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(folder).manifest["digest"]
+    assert pull(registry, "latest", tmp_path / "pulled") == dist.load(directory).manifest["digest"]
     assert not list(publisher.dist.glob(".*staging*"))
 
 
-def test_one_at_a_time(publisher: Project, road: Road) -> None:
+def test_concurrent_push_is_refused(publisher: Project, road: Road) -> None:
     make_image(publisher.dist, payload=PAYLOAD)
-    there, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        there.set()
-        done.wait(60)
-
-    road.accidents.append(Accident("PATCH", after=4 << 20, then=hold))
+    reached, release = hold(road)
     with publisher.started("push-image", "--registry", f"{road.host}/{NAME}") as run:
-        assert there.wait(60), run.said()
-        refused(publisher.invoke("push-image"), 11, "is at work on linux-riscv64")
-        done.set()
+        assert reached.wait(BOUND), run.said()
+        refused(publisher.invoke("push-image"), 11, "linux-riscv64")
+        release.set()
         assert run.wait().code == 0
 
 
 # Without a registry.
 
 
-def test_a_layout_needs_nothing_installed(publisher: Project, tmp_path: Path) -> None:
+def test_push_to_a_layout_needs_no_tools(publisher: Project, tmp_path: Path) -> None:
     for target in ("linux-amd64", "linux-riscv64"):
         make_image(publisher.dist, target)
     done = succeeded(publisher.invoke("push-image", env={"PATH": path_with(tmp_path / "empty")}))
-    assert "oci:dist/oci: everything is there" in done.stderr
-    digests = whole(publisher.dist / "oci")
+    assert "oci:dist/oci" in done.stderr
+    digests = verified_digests(publisher.dist / "oci")
     assert list(digests) == RELEASE
     fetched = copy(f"oci:{publisher.dist / 'oci'}", tmp_path / "copy", "latest")
     assert fetched == digests["latest"]
 
 
-def test_a_layout_survives_being_killed(publisher: Project) -> None:
+def test_killed_push_keeps_the_layout(publisher: Project) -> None:
     make_image(publisher.dist, version="v0.32.1", payload=PAYLOAD)
     succeeded(publisher.invoke("push-image"))
-    old = whole(publisher.dist / "oci")
+    old = verified_digests(publisher.dist / "oci")
     make_image(publisher.dist, payload=PAYLOAD[::-1])
     moments = random.Random(1)
     for _ in range(6):
@@ -419,9 +442,9 @@ def test_a_layout_survives_being_killed(publisher: Project) -> None:
             time.sleep(moments.uniform(0, 0.1))
             os.kill(run.process.pid, signal.SIGKILL)
             run.wait()
-        found = whole(publisher.dist / "oci")
+        found = verified_digests(publisher.dist / "oci")
         assert found == old or list(found) == [*old, "v0.32.2"]
     succeeded(publisher.invoke("push-image"))
-    assert set(whole(publisher.dist / "oci")) == {*RELEASE, "v0.32.1"}
+    assert set(verified_digests(publisher.dist / "oci")) == {*RELEASE, "v0.32.1"}
     assert not list(publisher.dist.rglob(".*staging*"))
     assert not list((publisher.dist / "oci/blobs").rglob(".*"))

@@ -1,4 +1,4 @@
-"""Releases by a real gh and a real GnuPG, on a GitHub that is on loopback."""
+"""Releases with gh and GnuPG on a fake GitHub on the loopback."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist, process, project
-from buildkit_riscv64.automation import release as releases
-from buildkit_riscv64.automation import signing
-from buildkit_riscv64.automation.release import Options
-from buildkit_riscv64.errors import MismatchError, NetworkError
+from buildkit_riscv64.core import dist, project
+from buildkit_riscv64.core.errors import MismatchError, NetworkError
+from buildkit_riscv64.packages import signing
+from buildkit_riscv64.release import release as releases
+from buildkit_riscv64.release.release import ReleaseOptions
+from buildkit_riscv64.testing.pytest_plugin import needs
+from buildkit_riscv64.validation.environment.waiting import BOUND, eventually
 
-from .. import hub as hubs
-from ..hub import Hub
-from ..processes import eventually
-
-# What a release is made of is made as in the unit tests; what is done with it is real.
-from ..unit.automation.conftest import releasable  # noqa: F401
+from .. import fake_github as hubs
+from ..fake_github import Hub
 from ..unit.conftest import checkout, complete_dist, finished, found, on, pristine, publish  # noqa: F401
-from ..unit.making import edit_manifest
-from ..unit.validation.scenes import TARGET
+from ..unit.factories import edit_manifest
+
+# The artifacts are those of the unit tests.
+from ..unit.phase4 import releasable  # noqa: F401
+from ..unit.validation.factories import TARGET
 from .keys import Keyring
+from .miniature import processes_of
 
 pytestmark = pytest.mark.integration
 
@@ -35,8 +37,9 @@ TAG = "v0.32.2"
 
 
 @pytest.fixture
+@needs("loopback", "gh")
 def hub(monkeypatch: pytest.MonkeyPatch, key: str, tmp_path: Path) -> Iterator[Hub]:
-    """A GitHub that gh finds too: that name, and no other, is asked without TLS, by a proxy."""
+    """A fake GitHub that gh reaches without TLS: by its host name, through a proxy."""
     with Hub().running() as started:
         for name, value in {
             **started.environment(), signing.KEY: key, "GH_HOST": "github.localhost",
@@ -47,38 +50,38 @@ def hub(monkeypatch: pytest.MonkeyPatch, key: str, tmp_path: Path) -> Iterator[H
         yield started
 
 
-def run() -> releases.Outcome:
-    return releases.release(Options(target=TARGET, yes=True))
+def run() -> releases.ReleaseResult:
+    return releases.release(ReleaseOptions(target=TARGET, yes=True))
 
 
-def test_a_release_that_anybody_can_verify(releasable: Path, hub: Hub, ring: Keyring, tmp_path: Path) -> None:  # noqa: F811 # fmt: skip
-    made = run()
-    assert (made.state, made.latest) == ("released", True)
+def test_verify_a_release(releasable: Path, hub: Hub, ring: Keyring, tmp_path: Path) -> None:  # noqa: F811 # fmt: skip
+    outcome = run()
+    assert (outcome.state, outcome.latest) == ("released", True)
     (published,) = hub.ours.releases
     assert (published["tag_name"], published["draft"], published["name"]) == (TAG, False, "BuildKit v0.32.2 for riscv64")  # fmt: skip
-    assert "proved to work there" in published["body"]
-    # As somebody who downloads it does.
+    assert "validated natively" in published["body"]
+    # Verify as a user does.
     for name, content in hub.uploaded.items():
         (tmp_path / name).write_bytes(content)
     assert {*hub.uploaded} == {
-        *(file["name"] for file in made.description["files"]), dist.SUMS, releases.SIGNATURE
+        *(file["name"] for file in outcome.description["files"]), dist.SUMS, releases.SIGNATURE
     }  # fmt: skip
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", dist.SUMS], cwd=tmp_path, check=True)  # fmt: skip
     assert ring.verifies(tmp_path / releases.SIGNATURE, tmp_path / dist.SUMS)
-    assert made.description["key"] in ring.gpg("--with-colons", "--show-keys", tmp_path / releases.PUBLIC_KEY)  # fmt: skip
+    assert outcome.description["key"] in ring.gpg("--with-colons", "--show-keys", tmp_path / releases.PUBLIC_KEY)  # fmt: skip
 
 
-def test_the_same_again_and_other_bytes(releasable: Path, hub: Hub) -> None:  # noqa: F811
+def test_release_again_and_with_different_content(releasable: Path, hub: Hub) -> None:  # noqa: F811
     run()
     changes = len(hub.changes)
     assert run().state == "released before"
-    edit_manifest(releasable, lambda made: made["host"].update(cpus=64))
-    with pytest.raises(MismatchError, match=r"released with other bytes: .*manifest\.json"):
+    edit_manifest(releasable, lambda m: m["host"].update(cpus=64))
+    with pytest.raises(MismatchError, match=r"v0\.32\.2 .*manifest\.json"):
         run()
     assert len(hub.changes) == changes
 
 
-def test_github_breaks_in_the_middle(releasable: Path, hub: Hub) -> None:  # noqa: F811
+def test_github_fails_during_the_upload(releasable: Path, hub: Hub) -> None:  # noqa: F811
     hub.moods += [("POST .*/assets", hubs.NOT_PERMITTED)] * 40
     with pytest.raises(NetworkError, match="gh release create"):
         run()
@@ -89,30 +92,25 @@ def test_github_breaks_in_the_middle(releasable: Path, hub: Hub) -> None:  # noq
     assert [one["draft"] for one in hub.ours.releases] == [False]
 
 
-def test_killed_in_the_middle(releasable: Path, hub: Hub) -> None:  # noqa: F811
+def test_release_is_killed_during_the_upload(releasable: Path, hub: Hub, tmp_path: Path) -> None:  # noqa: F811
     seen = multiprocessing.get_context("fork").Event()
 
     def stop(request: str) -> None:
         if re.match(r"POST .*/assets", request):
             seen.set()
-            # As long as it lives.
+            # Blocks until the child is killed.
             eventually(lambda: not child.is_alive())
 
     hub.before = stop
     child = multiprocessing.get_context("fork").Process(target=run)
     child.start()
-    assert seen.wait(60)
+    assert seen.wait(BOUND)
     assert child.pid
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    assert eventually(lambda: not _ghs())
+    assert eventually(lambda: not processes_of(tmp_path))
     hub.before = lambda _request: None
     assert [one["draft"] for one in hub.ours.releases] == [True]
     assert run().state == "released"
     assert [one["draft"] for one in hub.ours.releases] == [False]
     assert not list(project.DIST.glob(".*staging*"))
-
-
-def _ghs() -> list[str]:
-    listed = process.probe(["ps", "-eo", "args"]).stdout.splitlines()
-    return [line for line in listed if line.startswith("gh release create")]

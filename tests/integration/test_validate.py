@@ -1,6 +1,6 @@
-"""`invoke validate` on the real binaries: its evidence, interrupted, refused, and with the product broken.
+"""`invoke validate` on real binaries: evidence, interruption, refusal, and broken binaries.
 
-With BUILDKIT_TEST_DIST, the binaries are those of that dist/.
+BUILDKIT_TEST_DIST sets the dist/ directory with the binaries.
 """
 
 from __future__ import annotations
@@ -18,38 +18,43 @@ from typing import Any
 import fastjsonschema
 import pytest
 
-from buildkit_riscv64 import binfmt, dist, host, storage
-from buildkit_riscv64.arch import Platform
+from buildkit_riscv64.core import dist, filesystem, host
+from buildkit_riscv64.core.arch import Platform
+from buildkit_riscv64.system import binfmt
+from buildkit_riscv64.testing.pytest_plugin import needs
+from buildkit_riscv64.validation import suites
+from buildkit_riscv64.validation.environment.scripts import script
+from buildkit_riscv64.validation.environment.waiting import BOUND, eventually
 
-from ..processes import BUILD_BOUND, eventually
-from ..unit.making import edit_manifest
-from .miniature import CHECKOUT, Done, Project, refused, remove, script, succeeded
+from ..unit.factories import edit_manifest
+from .miniature import CHECKOUT, Done, Project, refused, remove, succeeded
 
 pytestmark = pytest.mark.integration
 
-#: The scenarios that everything here is about: quick ones, of the daemon's life.
-LIFE = {"test_versions", "test_worker_and_platform", "test_a_restart_keeps_the_cache"}
-SELECTED = ["validate", "--only=standalone", f"--select={' or '.join(sorted(LIFE))}"]
+#: The scenarios of these tests: quick scenarios of the daemon's lifecycle.
+LIFECYCLE = {"test_versions", "test_worker_and_platform", "test_restart_keeps_cache"}
+SELECTED = ["validate", "--only=standalone", f"--select={' or '.join(sorted(LIFECYCLE))}"]
 
 
 @pytest.fixture(scope="module")
 def project(
     tmp_path_factory: pytest.TempPathFactory, upstream_project: Project, upstream_target: Path
 ) -> Iterator[Project]:
-    """A checkout with the real binaries, and no images."""
-    folder = tmp_path_factory.mktemp("validate")
-    shutil.copytree(upstream_project.root, folder / "checkout", symlinks=True)
-    # Other tests may have made them by now.
+    """A checkout with the real binaries and without images."""
+    directory = tmp_path_factory.mktemp("validate")
+    shutil.copytree(upstream_project.root, directory / "checkout", symlinks=True)
+    # Other tests may have built images.
     for part in dist.PARTS:
         shutil.rmtree(
-            folder / "checkout" / "dist" / upstream_target.name / part, ignore_errors=True
+            directory / "checkout" / "dist" / upstream_target.name / part, ignore_errors=True
         )
-    (folder / "tmp").mkdir()
-    made = Project(folder / "checkout", {**upstream_project.env, "TMPDIR": str(folder / "tmp")})
-    yield made
-    made.no_strays()
-    left = list((folder / "tmp").iterdir())
-    remove(folder)
+    (directory / "tmp").mkdir()
+    env = {**upstream_project.env, "TMPDIR": str(directory / "tmp")}
+    project = Project(directory / "checkout", env)
+    yield project
+    project.no_strays()
+    left = list((directory / "tmp").iterdir())
+    remove(directory)
     assert not left, f"left behind: {left}"
 
 
@@ -57,30 +62,33 @@ def evidence(project: Project) -> Path:
     return project.target() / dist.EVIDENCE
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @pytest.fixture(scope="module")
+@needs("daemons", "debian", "emulators", *suites.SUITES["standalone"].tools)
 def validated(project: Project) -> Done:
-    """A run in which everything passes."""
-    return succeeded(project.invoke(*SELECTED, "--json", timeout=BUILD_BOUND))
+    """A run in which every scenario passes."""
+    return succeeded(project.invoke(*SELECTED, "--json", timeout=BOUND))
 
 
 def outcomes(project: Project) -> dict[str, str]:
-    """What became of each scenario."""
+    """The result of each scenario."""
     document = json.loads((evidence(project) / dist.RESULTS).read_text())
     scenarios = document["suites"]["standalone"]["scenarios"]
     return {one["name"]: one["outcome"] for one in scenarios}
 
 
-def test_the_evidence(project: Project, validated: Done) -> None:
-    schema = json.loads((CHECKOUT / "schemas" / "evidence.schema.json").read_text())
+def test_evidence(project: Project, validated: Done) -> None:
+    schema = json.loads(
+        (CHECKOUT / "buildkit_riscv64/core/schemas" / "evidence.schema.json").read_text()
+    )
     document = fastjsonschema.validate(schema, validated.json)
     assert document == json.loads((evidence(project) / dist.RESULTS).read_text())
-    assert outcomes(project) == dict.fromkeys(LIFE, "passed")
+    assert outcomes(project) == dict.fromkeys(LIFECYCLE, "passed")
     for command, sha256 in document["binaries"].items():
-        assert storage.sha256(project.target() / dist.binary(command)) == sha256
+        assert filesystem.sha256(project.target() / dist.binary(command)) == sha256
     assert document["images"] == {"root": None, "rootless": None}
     assert document["host"]["execution"] == str(host.execution())
     assert document["versions"]["runc"]
@@ -91,18 +99,18 @@ def test_the_evidence(project: Project, validated: Done) -> None:
         check=True,
     )
     assert "3 passed" in (evidence(project) / "pytest-standalone.log").read_text()
-    # It is nothing that checks of the binaries would not expect.
+    # The evidence is valid content of dist/.
     succeeded(project.invoke("check-binaries"))
 
 
-def test_what_it_says(validated: Done) -> None:
+def test_output(validated: Done) -> None:
     for number in (1, 2, 3):
         assert re.search(rf"^standalone {number}/3  ok  [\d.]+ s  \S", validated.stderr, re.M)
-    # pytest's own last line, as it is.
+    # The last line of pytest.
     assert re.search(r"^=+ 3 passed, .* in .*=+$", validated.stderr, re.M)
 
 
-def test_showing_it(project: Project, validated: Done) -> None:
+def test_show(project: Project, validated: Done) -> None:
     done = succeeded(project.invoke("evidence.show", "--json"))
     assert {**validated.json, "incomplete": done.json["incomplete"]} == done.json
     assert "suite buildx has not run" in done.json["incomplete"]
@@ -114,10 +122,10 @@ def test_showing_it(project: Project, validated: Done) -> None:
     assert (same["about"], same["scenarios"]) == ({}, [])
 
 
-def test_a_dry_run(project: Project, validated: Done) -> None:
+def test_dry_run(project: Project, validated: Done) -> None:
     before = project.files()
     done = succeeded(project.invoke("--dry", *SELECTED))
-    assert "would run: " in done.stderr
+    assert "-m pytest" in done.stderr
     assert project.files() == before
 
 
@@ -128,47 +136,49 @@ def test_a_dry_run(project: Project, validated: Done) -> None:
 def test_interrupted(project: Project, validated: Done, number: signal.Signals) -> None:
     before = files(evidence(project))
     with project.started(*SELECTED) as run:
-        # The last one restarts a daemon.
+        # The third scenario restarts a daemon.
         run.wait_for("standalone 2/3")
-        assert eventually(lambda: any("buildkitd" in one for one in project.strays()), BUILD_BOUND)
-        (workshop,) = set(re.findall(r"--basetemp=(/var/tmp/validation-[^/]+)", " ".join(project.strays())))  # fmt: skip
+        assert eventually(lambda: any("buildkitd" in one for one in project.strays()))
+        (workspace,) = set(re.findall(r"--basetemp=(/var/tmp/validation-[^/]+)", " ".join(project.strays())))  # fmt: skip
         done = run.end(number)
     if number is signal.SIGKILL:
         assert done.code == -number
-        # What was found until then is still there, until the next run.
+        # The results until then remain until the next run.
         (record,) = project.dist.glob(".*.validation.staging/standalone.jsonl")
         assert record.read_text().count('"outcome": "passed"') == 2
     else:
         refused(done, 130, "interrupted")
         assert not list(project.dist.glob(".*staging*"))
     project.no_strays()
-    assert eventually(lambda: not Path(workshop).exists(), BUILD_BOUND)
+    assert eventually(lambda: not Path(workspace).exists())
     assert files(evidence(project)) == before
 
 
-def test_and_once_more(project: Project, validated: Done) -> None:
-    succeeded(project.invoke(*SELECTED, timeout=BUILD_BOUND))
-    assert outcomes(project) == dict.fromkeys(LIFE, "passed")
+def test_run_after_an_interruption(project: Project, validated: Done) -> None:
+    succeeded(project.invoke(*SELECTED, timeout=BOUND))
+    assert outcomes(project) == dict.fromkeys(LIFECYCLE, "passed")
     assert not list(project.dist.glob(".*staging*"))
 
 
 # Refused.
 
 
-def test_what_is_not_there(project: Project) -> None:
+def test_missing_artifacts_and_bad_options(project: Project) -> None:
     refused(project.invoke("validate", "--only=buildx"), 7, "no root image")
-    refused(project.invoke("validate", "--only=nothing"), 2, "no suite")
+    refused(project.invoke("validate", "--only=nothing"), 2, "--only nothing")
     refused(project.invoke("validate", "--target=linux-arm64"), 5, "linux-arm64")
-    done = project.invoke("validate", "--only=standalone", "--select=no_such_scenario", timeout=BUILD_BOUND)  # fmt: skip
-    refused(done, 2, "no scenario of standalone")
+    done = project.invoke("validate", "--only=standalone", "--select=no_such_scenario", timeout=BOUND)  # fmt: skip
+    refused(done, 2, "--select no_such_scenario")
 
 
-# Broken on purpose.
+# Broken binaries.
 
 
 @pytest.fixture
-def broken(project: Project, validated: Done, tmp_path: Path) -> Iterator[Callable[[str, str], None]]:  # fmt: skip
-    """Puts a script in the place of a command, which finds the real one as $real."""
+def broken(
+    project: Project, validated: Done, tmp_path: Path
+) -> Iterator[Callable[[str, str], None]]:
+    """Replaces a command by a script, which can call the real one as $real."""
     place, before = project.target(), tmp_path / "before"
     shutil.copytree(place, before)
 
@@ -181,12 +191,12 @@ def broken(project: Project, validated: Done, tmp_path: Path) -> Iterator[Callab
 
 
 def forge(project: Project) -> None:
-    """Have the manifest say that these are the programs."""
+    """Write the checksums of the present programs into the manifest."""
 
     def update(manifest: dict[str, Any]) -> None:
         for file in manifest["files"]:
             path = project.target() / file["name"]
-            file.update(size=path.stat().st_size, sha256=storage.sha256(path))
+            file.update(size=path.stat().st_size, sha256=filesystem.sha256(path))
 
     edit_manifest(project.target(), update)
 
@@ -197,8 +207,8 @@ OTHER_VERSION = """\
 [ "$*" != --version ] || { echo "buildctl github.com/moby/buildkit v0.1.0 0"; exit; }
 exec "$real" "$@"
 """
-# As if what it keeps on the disk were damaged whenever it starts.
-NO_MEMORY = """\
+# Simulates a damaged state at each start.
+NO_STATE = """\
 for word; do
     case $word in --root=*) find "${word#--root=}" -name '*.db' -delete 2>/dev/null ;; esac
 done
@@ -206,10 +216,10 @@ exec "$real" "$@"
 """
 
 
-def test_a_program_of_another_build_is_refused(project: Project, broken: Broken) -> None:
+def test_program_of_another_build_is_refused(project: Project, broken: Broken) -> None:
     before = files(evidence(project))
     broken("buildctl", OTHER_VERSION)
-    refused(project.invoke(*SELECTED), 7, "not those of its manifest")
+    refused(project.invoke(*SELECTED), 7, "manifest")
     assert files(evidence(project)) == before
 
 
@@ -217,23 +227,25 @@ def test_a_program_of_another_build_is_refused(project: Project, broken: Broken)
     ("command", "text", "failing"),
     [
         ("buildctl", OTHER_VERSION, "test_versions"),
-        ("buildkitd", NO_MEMORY, "test_a_restart_keeps_the_cache"),
+        ("buildkitd", NO_STATE, "test_restart_keeps_cache"),
     ],
 )
-def test_exactly_the_right_scenario_fails(project: Project, broken: Broken, command: str, text: str, failing: str) -> None:  # fmt: skip
+def test_exactly_one_scenario_fails(
+    project: Project, broken: Broken, command: str, text: str, failing: str
+) -> None:
     broken(command, text)
     forge(project)
-    done = project.invoke(*SELECTED, timeout=BUILD_BOUND)
-    refused(done, 7, "1 scenario failed: standalone/life: ")
-    assert outcomes(project) == {**dict.fromkeys(LIFE, "passed"), failing: "failed"}
+    done = project.invoke(*SELECTED, timeout=BOUND)
+    refused(done, 7, "1 scenario failed: standalone/lifecycle: ")
+    assert outcomes(project) == {**dict.fromkeys(LIFECYCLE, "passed"), failing: "failed"}
     page = (evidence(project) / "index.html").read_text()
-    assert page.count("<details open>") == 1
+    assert page.count('<details class="failed" open>') == 1
     assert f"::{failing}</code>" in page
 
 
 @contextlib.contextmanager
-def turned_off(platform: Platform) -> Iterator[None]:
-    """The kernel starts no programs of a platform; afterwards it does again."""
+def disabled(platform: Platform) -> Iterator[None]:
+    """Disable the emulator of a platform, and enable it afterwards."""
     entry = binfmt.REGISTRY / platform.binfmt
     entry.write_text("0")
     try:
@@ -242,16 +254,16 @@ def turned_off(platform: Platform) -> Iterator[None]:
         entry.write_text("1")
 
 
-def test_without_an_emulator_the_right_scenario_fails(project: Project, validated: Done) -> None:
+def test_scenario_fails_without_an_emulator(project: Project, validated: Done) -> None:
     selected = ["validate", "--only=platforms", "--select=worker_platforms or copy_only", "--json"]
-    before = succeeded(project.invoke(*selected, "--yes", timeout=BUILD_BOUND))
+    before = succeeded(project.invoke(*selected, "--yes", timeout=BOUND))
     assert before.json["counts"]["passed"] == 5
-    with turned_off(Platform.S390X):
-        done = project.invoke(*selected, timeout=BUILD_BOUND)
+    with disabled(Platform.S390X):
+        done = project.invoke(*selected, timeout=BOUND)
     assert done.code == 7
     scenarios = done.json["suites"]["platforms"]["scenarios"]
     assert {one["name"]: one["outcome"] for one in scenarios} == {
         "test_worker_platforms": "failed", "test_copy_only": "passed",
     }  # fmt: skip
     (failed,) = (one for one in scenarios if one["outcome"] == "failed")
-    assert "no emulator for linux/s390x: `invoke doctor --fix --phase validation`" in failed["failure"]  # fmt: skip
+    assert "linux/s390x: `invoke doctor --fix --phase validation`" in failed["failure"]

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import bdb
+import contextlib
 import errno
+import inspect
+import json
 import logging
 import os
 import signal
@@ -13,8 +17,12 @@ from typing import Any
 import pytest
 from invoke.context import MockContext
 
-from buildkit_riscv64 import apt, cli, config, errors, project
-from buildkit_riscv64.errors import Failure, MissingRequirementError
+from buildkit_riscv64 import cli
+from buildkit_riscv64.core import config, console, dry_run, errors, project
+from buildkit_riscv64.core.errors import Failure, MissingRequirementError
+from buildkit_riscv64.system import apt
+
+from .factories import Commands
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +35,25 @@ def _handlers() -> Iterator[None]:
 
 
 def context(**changes: Any) -> MockContext:
-    made = MockContext()
-    made.config.update(config.DEFAULTS | changes)
-    return made
+    new = MockContext()
+    new.config.update(config.DEFAULTS | changes)
+    return new
 
 
-def run(function: Callable[..., None], made: MockContext | None = None, **flags: Any) -> None:
+def run(
+    function: Callable[..., None],
+    ctx: MockContext | None = None,
+    *,
+    changes: str = "a file",
+    **flags: Any,
+) -> None:
     """Run a function as a task."""
 
     def body(_context: Any, yes: bool = False) -> None:
         """A task."""
         function()
 
-    cli.command()(body)(made or context(), **flags)
+    cli.command(changes=changes)(body)(ctx or context(), **flags)
 
 
 def fail(error: BaseException) -> Callable[[], None]:
@@ -55,13 +69,13 @@ def test_success() -> None:
     assert done == [1]
 
 
-def test_a_task_keeps_its_name_and_its_words() -> None:
-    @cli.command(help={"flag": "A flag."})
+def test_a_task_keeps_its_name_and_documentation() -> None:
+    @cli.command(changes=cli.NOTHING, help={"flag": "A flag."})
     def some_task(_context: Any, flag: bool = False) -> None:
         """What it does."""
 
     assert some_task.name == "some_task"
-    assert some_task.__doc__ == "What it does."
+    assert some_task.__doc__ == "What it does.\n\nChanges nothing."
     assert [argument.name for argument in some_task.get_arguments()] == ["flag"]
 
 
@@ -73,7 +87,9 @@ def test_a_failure_keeps_its_exit_code(cls: type[Failure]) -> None:
 
 
 @pytest.mark.parametrize("error", [errors.CheckError("it is broken"), ValueError("it is broken"), KeyboardInterrupt()])  # fmt: skip
-def test_github_shows_a_failure_on_its_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException) -> None:  # fmt: skip
+def test_failures_are_annotated_on_github(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     with pytest.raises(Failure) as caught:
         run(fail(error))
@@ -81,15 +97,20 @@ def test_github_shows_a_failure_on_its_page(monkeypatch: pytest.MonkeyPatch, cap
     assert capsys.readouterr().err == f"::error::{caught.value.brief}{fix}\n"
 
 
-def test_an_unexpected_exception_is_one_line() -> None:
+def test_unexpected_exceptions() -> None:
     with pytest.raises(Failure) as caught:
         run(fail(ZeroDivisionError("division\nby zero")))
     assert caught.value.code == 1
-    assert caught.value.brief == "unexpected ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError: division by zero" in caught.value.brief
     assert "invoke --debug" in caught.value.hint
 
 
-def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quitting_the_debugger_is_no_failure() -> None:
+    with pytest.raises(bdb.BdbQuit):
+        run(fail(bdb.BdbQuit()))
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("invoke"), "level", logging.DEBUG)
     logging.getLogger("invoke").manager._clear_cache()  # type: ignore[attr-defined]
     try:
@@ -109,33 +130,35 @@ def test_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_polite_request_to_end(number: signal.Signals) -> None:
+def test_signals_that_end_a_task(number: signal.Signals) -> None:
     with pytest.raises(errors.InterruptedByUserError) as caught:
         run(lambda: signal.raise_signal(number))
     assert caught.value.code == 130
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_anywhere(code: int) -> None:
+def test_os_errors(code: int) -> None:
     with pytest.raises(errors.StorageError) as caught:
         run(fail(OSError(code, os.strerror(code), "/place/file")))
     assert "/place/file" in caught.value.brief
 
 
 class Offers:
-    """Stands in for the doctor, and notes what it was asked."""
+    """A fake of `apt.offer_install` that records its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
-        self.asked: list[tuple[str, bool]] = []
+        self.calls: list[tuple[str, bool]] = []
         self.answer = answer
-        monkeypatch.setattr(apt, "offer", self)
+        monkeypatch.setattr(apt, "offer_install", self)
 
     def __call__(self, error: MissingRequirementError, *, yes: bool) -> bool:
-        self.asked.append((error.tool, yes))
+        self.calls.append((error.tool, yes))
         return self.answer
 
 
-def test_what_is_missing_is_offered_and_the_task_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_task_starts_again_after_an_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     offers = Offers(monkeypatch, True)
     attempts: list[int] = []
 
@@ -146,14 +169,14 @@ def test_what_is_missing_is_offered_and_the_task_starts_again(monkeypatch: pytes
 
     run(function)
     assert len(attempts) == 2
-    assert offers.asked == [("git", False)]
+    assert offers.calls == [("git", False)]
 
 
-def test_a_second_lack_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_installation_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     offers = Offers(monkeypatch, True)
     with pytest.raises(MissingRequirementError, match="no git"):
         run(fail(MissingRequirementError("no git", tool="git")))
-    assert len(offers.asked) == 1
+    assert len(offers.calls) == 1
 
 
 def test_a_refused_offer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,34 +186,80 @@ def test_a_refused_offer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "flags"), [(context(yes=True), {}), (context(), {"yes": True})], ids=["file", "flag"]
+    ("ctx", "flags"), [(context(yes=True), {}), (context(), {"yes": True})], ids=["file", "flag"]
 )
-def test_yes_is_passed_on(monkeypatch: pytest.MonkeyPatch, made: MockContext, flags: dict[str, bool]) -> None:  # fmt: skip
+def test_yes_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, ctx: MockContext, flags: dict[str, Any]
+) -> None:
     offers = Offers(monkeypatch, False)
     with pytest.raises(MissingRequirementError):
-        run(fail(MissingRequirementError("no git", tool="git")), made, **flags)
-    assert offers.asked == [("git", True)]
+        run(fail(MissingRequirementError("no git", tool="git")), ctx, **flags)
+    assert offers.calls == [("git", True)]
 
 
-def test_dry_installs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    offers = Offers(monkeypatch, True)
-    made = context()
-    made.config.run.dry = True
+def test_a_task_must_declare_its_changes() -> None:
+    with pytest.raises(TypeError, match="changes"):
+        cli.command(help={})  # type: ignore[call-arg]
+
+
+def test_help_lists_changes() -> None:
+    @cli.command(changes="a file")
+    def some_task(_context: Any) -> None:
+        """What it does."""
+
+    assert "Changes: a file." in inspect.getdoc(some_task.body)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("changes", [cli.NOTHING, "a file"])
+def test_dry_refuses_changes(tmp_path: Path, changes: str) -> None:
+    ctx = context()
+    ctx.config.run.dry = True
+    with pytest.raises(Failure, match="--dry") as caught:
+        run((tmp_path / "file").touch, ctx, changes=changes)
+    assert caught.value.code == 1
+    assert not (tmp_path / "file").exists()
+    run((tmp_path / "file").touch, changes=changes)
+    assert (tmp_path / "file").exists()
+
+
+@pytest.mark.usefixtures("installed")
+def test_dry_installs_nothing(
+    monkeypatch: pytest.MonkeyPatch, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(apt, "confirm", lambda *_a, **_o: pytest.fail("calls"))
+    ctx = context()
+    ctx.config.run.dry = True
+    # The dry run ends without a failure.
+    run(fail(MissingRequirementError("no git", tool="git")), ctx)
+    # Under --dry, `process.run` only prints.
+    assert commands.args[-1][-1] == "git"
+    assert {call.verb for call in commands.calls if "install" in call.args} == {"run"}
+    assert "no git" in capsys.readouterr().err
     with pytest.raises(MissingRequirementError):
-        run(fail(MissingRequirementError("no git", tool="git")), made)
-    assert offers.asked == []
+        run(fail(MissingRequirementError("no memory")), ctx)
 
 
-def test_an_interrupted_question_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apt, "offer", lambda _error, **_options: fail(KeyboardInterrupt())())
+def test_a_dry_run_can_end_early(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ctx = context()
+    ctx.config.run.dry = True
+    run(fail(dry_run.EndedError("would fetch Go")), ctx)
+    assert "would fetch Go" in capsys.readouterr().err
+
+
+def test_interrupted_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        apt, "offer_install", lambda _error, **_options: fail(KeyboardInterrupt())()
+    )
     with pytest.raises(errors.InterruptedByUserError):
         run(fail(MissingRequirementError("no git", tool="git")))
 
 
 def whole(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The real command line, in a process of its own."""
+    """Run the real command line in a separate process."""
     return subprocess.run(
-        [sys.executable, "-m", "invoke", *arguments],
+        [sys.executable, "-m", "buildkit_riscv64", *arguments],
         cwd=project.ROOT, text=True, stderr=subprocess.PIPE, check=False,
         stdin=subprocess.DEVNULL, **options,
     )  # fmt: skip
@@ -199,33 +268,53 @@ def whole(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_a_failure_of_the_whole_command() -> None:
     done = whole("doctor", "--phase", "none")
     assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert lines[0] == "error: --phase none: no such phase"
-    assert lines[1].startswith("  fix: one of: binaries, image")
-    assert len(lines) == 2
+    error, fix = done.stderr.splitlines()
+    assert error.startswith("error: --phase none")
+    assert fix.startswith("  fix: ")
+    assert "binaries, image" in fix
 
 
-def test_a_reader_who_left() -> None:
+def test_closed_pipe() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = whole("source.show", "--json", stdout=writer)
+        done = whole("pins.show", "--json", stdout=writer)
     finally:
         os.close(writer)
     assert done.returncode == 141
     assert done.stderr == ""
 
 
-def test_a_task_in_a_wrong_place_is_told(tmp_path: Path) -> None:
+def test_wrong_target(tmp_path: Path) -> None:
     done = whole("check-binaries", "--target", "../../etc")
     assert done.returncode == 2
-    assert "'../../etc' is not a target" in done.stderr
+    assert "'../../etc'" in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("name", ["on", "source.update", "source.update-go", "doctor"])
-def test_help_of_a_task(name: str, flag: str) -> None:
-    done = whole(name, flag, stdout=subprocess.PIPE)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Usage: ")
-    assert f"] {name} [--options]" in done.stdout
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """The task's document; an empty one if the task prints none; the error after a failure."""
+
+    def emits(context: Any, json: bool = False) -> None:
+        console.emit_json([1])
+
+    def emits_and_fails(context: Any, json: bool = False) -> None:
+        console.emit_json([1])
+        raise errors.CheckError("bad", "fix it")
+
+    def is_silent(context: Any, json: bool = False) -> None:
+        pass
+
+    def fails(context: Any, json: bool = False) -> None:
+        raise errors.CheckError("bad", "fix it")
+
+    expected = {
+        emits: [1], emits_and_fails: [1], is_silent: {},
+        fails: {"error": "bad", "fix": "fix it", "code": 7},
+    }  # fmt: skip
+    for body, document in expected.items():
+        with contextlib.suppress(errors.CheckError):
+            cli.command(changes=cli.NOTHING)(body)(context(), json=True)
+        assert json.loads(capsys.readouterr().out) == document
+        with contextlib.suppress(errors.CheckError):
+            cli.command(changes=cli.NOTHING)(body)(context(), json=False)
+        assert bool(capsys.readouterr().out) is (body in (emits, emits_and_fails))

@@ -1,8 +1,9 @@
-"""The scripts of the image, with commands that only play their part."""
+"""The scripts of the image, run with fake commands."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,22 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import project
-
-from ..processes import BOUND, alive
+from buildkit_riscv64.core import project
+from buildkit_riscv64.validation.environment.waiting import BOUND, alive
 
 Script = Callable[[str, str], Path]
 FILES = project.ROOT / "dockerfiles"
 ENTRYPOINT = FILES / "common/usr/bin/buildkitd-entrypoint"
 DAEMONLESS = FILES / "common/usr/bin/buildctl-daemonless.sh"
 
-# Plays a command: says its name and each of its arguments on a line of its own.
-SAYS = 'printf "%s\\n" "${0##*/}" "$@"'
+# A fake command that prints its name and each argument on a line.
+PRINTS = 'printf "%s\\n" "${0##*/}" "$@"'
 
 
 @pytest.fixture
 def bin_(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Writes a command that comes first on PATH."""
+    """Write a command to the first directory of PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     return lambda name, body: script(f"bin/{name}", body)
 
@@ -38,9 +38,9 @@ def run(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_scripts_can_be_executed() -> None:
+def test_scripts_are_executable() -> None:
     for path in (ENTRYPOINT, DAEMONLESS, FILES / "packages/unpack", FILES / "packages/complete"):
-        # Of its mode git keeps this alone.
+        # The only bit of the mode that git records.
         assert path.stat().st_mode & 0o100
         assert run("-n", path).returncode == 0
 
@@ -50,32 +50,32 @@ def test_scripts_can_be_executed() -> None:
 
 @pytest.fixture
 def user(bin_: Script) -> None:
-    """Whoever runs it is not root."""
+    """The entry point runs as a user."""
     bin_("id", "echo 1000")
     for name in ("rootlesskit", "buildkitd"):
-        bin_(name, SAYS)
+        bin_(name, PRINTS)
 
 
 @pytest.fixture
 def root(bin_: Script) -> None:
-    """Root, in a cgroup namespace of its own."""
+    """The entry point runs as root in a private cgroup namespace."""
     bin_("id", "echo 0")
     bin_("sed", "echo /")
-    bin_("buildkitd", SAYS)
+    bin_("buildkitd", PRINTS)
 
 
 HARD = ["--config", "/a b/c", "", "$HOME", "a'b\"c", "*", "--x=1\n2"]
 
 
 @pytest.mark.usefixtures("user")
-def test_a_user_gets_rootlesskit() -> None:
+def test_rootlesskit_for_users() -> None:
     done = run(ENTRYPOINT, *HARD)
     assert done.stdout == "\n".join(["rootlesskit", "buildkitd", *HARD, ""])
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("user")
-def test_rootlesskit_takes_options() -> None:
+def test_options_of_rootlesskit() -> None:
     done = run(ENTRYPOINT, "--debug", ROOTLESSKIT_FLAGS="--net=slirp4netns --copy-up=/etc")
     assert done.stdout.split() == [
         "rootlesskit", "--net=slirp4netns", "--copy-up=/etc", "buildkitd", "--debug"
@@ -83,14 +83,14 @@ def test_rootlesskit_takes_options() -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_root_gets_the_daemon_itself() -> None:
+def test_no_rootlesskit_for_root() -> None:
     done = run(ENTRYPOINT, *HARD, ROOTLESSKIT_FLAGS="--net=slirp4netns")
     assert done.stdout == "\n".join(["buildkitd", *HARD, ""])
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("root")
-def test_what_the_daemon_ends_with_is_passed_on(bin_: Script) -> None:
+def test_exit_code_of_the_daemon(bin_: Script) -> None:
     bin_("buildkitd", "exit 7")
     assert run(ENTRYPOINT).returncode == 7
 
@@ -114,14 +114,16 @@ CA, CERT, SECRET = ["--tlscacert", "/ca.pem"], ["--tlscert", "/cert.pem"], ["--t
         ([*TCP, *CA, *CERT, "--tlskey"], "--tlskey"),
     ],
 )  # fmt: skip
-def test_no_tcp_without_mutual_tls(request: pytest.FixtureRequest, start: str, words: list[str], missing: str) -> None:  # fmt: skip
+def test_no_tcp_without_mutual_tls(
+    request: pytest.FixtureRequest, start: str, words: list[str], missing: str
+) -> None:
     request.getfixturevalue(start)
     done = run(ENTRYPOINT, *words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"error: --addr tcp:// without {missing}: anybody could build here\n"
-        "  fix: serve with mutual TLS: --tlscacert, --tlscert, --tlskey (docs/remote.md)\n"
-    )
+    error, fix = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert re.search(rf"{missing}\b(?!s)", error)
+    assert all(flag in fix for flag in ("--tlscacert", "--tlscert", "--tlskey"))
 
 
 @pytest.mark.parametrize(
@@ -133,14 +135,14 @@ def test_no_tcp_without_mutual_tls(request: pytest.FixtureRequest, start: str, w
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("root")
-def test_what_may_be_served(words: list[str]) -> None:
+def test_valid_addresses(words: list[str]) -> None:
     done = run(ENTRYPOINT, *words)
     assert (done.returncode, done.stdout.split()) == (0, ["buildkitd", *words])
 
 
 @pytest.fixture
 def cgroups(bin_: Script, root: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The entry point where the engine has made no cgroup namespace."""
+    """The entry point in a container without a private cgroup namespace."""
     text = ENTRYPOINT.read_text()
     assert text.count("/sys/fs/cgroup/cgroup.controllers") == 1
     (tmp_path / "controllers").touch()
@@ -150,7 +152,7 @@ def cgroups(bin_: Script, root: None, monkeypatch: pytest.MonkeyPatch, tmp_path:
     return bin_("entrypoint", changed)
 
 
-def test_where_there_is_no_cgroup_namespace_it_makes_one(cgroups: Path, bin_: Script, tmp_path: Path) -> None:  # fmt: skip
+def test_a_missing_cgroup_namespace_is_created(cgroups: Path, bin_: Script, tmp_path: Path) -> None:
     for name in ("mount", "umount"):
         bin_(name, f'echo "{name} $*" >>{tmp_path}/done')
     bin_("unshare", f'echo "unshare $1 $2" >>{tmp_path}/done; shift 2; exec "$@"')
@@ -163,17 +165,18 @@ def test_where_there_is_no_cgroup_namespace_it_makes_one(cgroups: Path, bin_: Sc
 
 
 @pytest.mark.parametrize("unshare", ["exit 1", 'shift 2; exec "$@"'])
-def test_where_it_may_not_it_says_so_and_goes_on(cgroups: Path, bin_: Script, unshare: str) -> None:
+def test_a_cgroup_namespace_that_cannot_be_created(
+    cgroups: Path, bin_: Script, unshare: str
+) -> None:
     bin_("unshare", unshare)
     bin_("umount", "echo umount: permission denied >&2; exit 32")
     done = run(cgroups, "--debug")
     assert done.stdout.split() == ["buildkitd", "--debug"]
-    assert done.stderr == (
-        "the daemon stays in the cgroup /docker/abc: /sys/fs/cgroup cannot be mounted anew\n"
-    )
+    (warning,) = done.stderr.splitlines()
+    assert "/docker/abc" in warning
 
 
-def test_where_there_is_one_it_makes_no_other(cgroups: Path, bin_: Script) -> None:
+def test_an_existing_cgroup_namespace_is_used(cgroups: Path, bin_: Script) -> None:
     bin_("sed", "echo /")
     bin_("unshare", "exit 99")
     done = run(cgroups, "--debug")
@@ -185,7 +188,7 @@ def test_where_there_is_one_it_makes_no_other(cgroups: Path, bin_: Script) -> No
 
 @pytest.fixture
 def daemonless(bin_: Script, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs it with a daemon that serves, and a client; what they did is in files."""
+    """Run the script with a fake daemon and a fake client, which record their actions in files."""
     bin_(
         "buildkitd-entrypoint",
         f'echo $$ >{tmp_path}/pid; printf "%s\\n" "$@" >{tmp_path}/flags; echo starting\n'
@@ -196,7 +199,7 @@ def daemonless(bin_: Script, tmp_path: Path) -> Callable[..., subprocess.Complet
         "buildctl",
         f"until [ -e {tmp_path}/serves ]; do sleep 0.02; done\n"
         f'[ "$1 $2" = "debug workers" ] && exit\n'
-        f"echo $BUILDKIT_HOST >{tmp_path}/host; {SAYS}; exit ${{CODE-0}}",
+        f"echo $BUILDKIT_HOST >{tmp_path}/host; {PRINTS}; exit ${{CODE-0}}",
     )
     (tmp_path / "temporary").mkdir()
 
@@ -210,7 +213,7 @@ Daemonless = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def ended(tmp_path: Path) -> bool:
-    """The daemon was asked to end and did; nothing is left."""
+    """True when the daemon got SIGTERM and ended, and no file is left."""
     pid = int((tmp_path / "pid").read_text())
     return (
         (tmp_path / "ended").exists()
@@ -220,7 +223,7 @@ def ended(tmp_path: Path) -> bool:
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])
-def test_a_build_by_a_daemon_that_ends_with_it(daemonless: Daemonless, tmp_path: Path, code: int) -> None:  # fmt: skip
+def test_the_daemon_ends_with_the_build(daemonless: Daemonless, tmp_path: Path, code: int) -> None:
     done = daemonless("build", *HARD, CODE=str(code), BUILDCTL_CONNECT_RETRIES_MAX="9999")
     assert done.returncode == code
     assert done.stdout == "\n".join(["buildctl", "build", *HARD, ""])
@@ -228,36 +231,40 @@ def test_a_build_by_a_daemon_that_ends_with_it(daemonless: Daemonless, tmp_path:
     assert ended(tmp_path)
 
 
-def test_its_socket_is_its_own(daemonless: Daemonless, tmp_path: Path) -> None:
+def test_private_socket(daemonless: Daemonless, tmp_path: Path) -> None:
     daemonless("build", BUILDKITD_FLAGS="--debug --root=/x")
     address = (tmp_path / "host").read_text().strip()
     assert address.startswith(f"unix://{tmp_path}/temporary/")
     assert (tmp_path / "flags").read_text().split() == ["--addr", address, "--debug", "--root=/x"]
 
 
-def test_a_daemon_that_dies_is_told_with_its_words(daemonless: Daemonless, bin_: Script, tmp_path: Path) -> None:  # fmt: skip
+def test_a_daemon_that_dies(daemonless: Daemonless, bin_: Script, tmp_path: Path) -> None:
     bin_("buildkitd-entrypoint", "echo first; echo no worker found >&2; exit 1")
     bin_("buildctl", "exit 1")
     done = daemonless("build")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == (
-        "first\nno worker found\nerror: buildkitd did not answer; what it said is above\n"
-    )
+    first, second, error = done.stderr.splitlines()
+    assert (first, second) == ("first", "no worker found")
+    assert error.startswith("error: buildkitd ")
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_a_daemon_that_never_answers_is_ended(daemonless: Daemonless, bin_: Script, tmp_path: Path) -> None:  # fmt: skip
+def test_a_daemon_that_never_answers(daemonless: Daemonless, bin_: Script, tmp_path: Path) -> None:
     bin_("buildctl", f"until [ -e {tmp_path}/serves ]; do sleep 0.02; done; exit 1")
     done = daemonless("build", BUILDCTL_CONNECT_RETRIES_MAX="1")
     assert done.returncode == 1
-    assert done.stderr == ("starting\nerror: buildkitd did not answer; what it said is above\n")
+    first, error = done.stderr.splitlines()
+    assert first == "starting"
+    assert error.startswith("error: buildkitd ")
     assert ended(tmp_path)
 
 
 @pytest.mark.parametrize(("signal", "code"), [("TERM", 143), ("INT", 130)])
-def test_whoever_ends_it_ends_the_daemon(daemonless: Daemonless, bin_: Script, tmp_path: Path, signal: str, code: int) -> None:  # fmt: skip
-    """As its child does here: while that runs, a shell only waits."""
+def test_signals_end_the_daemon(
+    daemonless: Daemonless, bin_: Script, tmp_path: Path, signal: str, code: int
+) -> None:
+    """The child sends the signal, because the shell only waits while a child runs."""
     bin_(
         "buildctl",
         f"until [ -e {tmp_path}/serves ]; do sleep 0.02; done\n"
@@ -275,7 +282,7 @@ Deb = Callable[..., str]
 
 @pytest.fixture
 def deb(tmp_path: Path) -> Deb:
-    """Makes a package of files, with their modes; its name."""
+    """Build a package of files with modes, and return its name."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "root").mkdir()
 
@@ -311,7 +318,7 @@ def unpack(tmp_path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
 
 
 def unpacked(tmp_path: Path) -> dict[str, int]:
-    """The files and their modes, but for what tells which packages they are of."""
+    """The files with their modes, except dpkg's database."""
     root = tmp_path / "root"
     return {
         str(path.relative_to(root)): stat.S_IMODE(path.lstat().st_mode)
@@ -320,7 +327,7 @@ def unpacked(tmp_path: Path) -> dict[str, int]:
     }
 
 
-def test_packages_are_unpacked_and_known_to_scanners(deb: Deb, tmp_path: Path) -> None:
+def test_packages_are_unpacked_and_recorded(deb: Deb, tmp_path: Path) -> None:
     one, two = deb("one", {"usr/bin/one": 0o755, "etc/one": 0o644}), deb("two", {"usr/bin/two": 0o755})  # fmt: skip
     done = unpack(tmp_path, one, two)
     assert (done.returncode, done.stderr) == (0, "")
@@ -330,7 +337,7 @@ def test_packages_are_unpacked_and_known_to_scanners(deb: Deb, tmp_path: Path) -
     assert "Package: one\nVersion: 1:2.0-3\n" in (known / "one").read_text()
 
 
-def test_of_some_packages_one_file_is_taken(deb: Deb, tmp_path: Path) -> None:
+def test_single_files_of_packages(deb: Deb, tmp_path: Path) -> None:
     name = deb("util-linux", {"usr/bin/unshare": 0o755, "usr/bin/su": 0o4755, "usr/bin/unshare2": 0o755})  # fmt: skip
     assert unpack(tmp_path, f"{name} usr/bin/unshare").returncode == 0
     assert unpacked(tmp_path) == {"usr/bin/unshare": 0o755}
@@ -345,7 +352,7 @@ def test_no_program_is_setuid(deb: Deb, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_of_documentation_the_copyright_stays(deb: Deb, tmp_path: Path) -> None:
+def test_copyright_files_stay(deb: Deb, tmp_path: Path) -> None:
     doc = "usr/share/doc"
     name = deb("one", dict.fromkeys(
         [f"{doc}/one/copyright", f"{doc}/one/changelog.gz", f"{doc}/one/examples/deep/x", f"{doc}/two/README"],
@@ -356,16 +363,18 @@ def test_of_documentation_the_copyright_stays(deb: Deb, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "root" / doc).rglob("*")] == ["one", "copyright"]
 
 
-def test_what_nobody_uses_is_removed(deb: Deb, tmp_path: Path) -> None:
-    gone = ["usr/share/man/man1/x.1.gz", "usr/lib/git-core/git-daemon", "usr/lib/git-core/git-cvsserver",
+def test_unused_files_are_removed(deb: Deb, tmp_path: Path) -> None:
+    removed = ["usr/share/man/man1/x.1.gz", "usr/lib/git-core/git-daemon", "usr/lib/git-core/git-cvsserver",
             "usr/lib/x86_64-linux-gnu/gconv/x.so", "usr/share/locale/de/x.mo", "etc/init.d/x"]  # fmt: skip
-    kept = ["usr/lib/git-core/git-remote-https", "usr/lib/x86_64-linux-gnu/libc.so.6", "etc/ssh/ssh_config"]  # fmt: skip
-    assert unpack(tmp_path, deb("one", dict.fromkeys([*gone, *kept], 0o644))).returncode == 0
-    assert sorted(unpacked(tmp_path)) == sorted(kept)
+    remaining = ["usr/lib/git-core/git-remote-https", "usr/lib/x86_64-linux-gnu/libc.so.6", "etc/ssh/ssh_config"]  # fmt: skip
+    assert (
+        unpack(tmp_path, deb("one", dict.fromkeys([*removed, *remaining], 0o644))).returncode == 0
+    )
+    assert sorted(unpacked(tmp_path)) == sorted(remaining)
 
 
-def test_links_of_folders_are_followed_not_replaced(deb: Deb, tmp_path: Path) -> None:
-    """As Debian's /bin is one, and an older package has files there."""
+def test_links_to_directories_are_kept(deb: Deb, tmp_path: Path) -> None:
+    """Debian's /bin is a link, and older packages have files in it."""
     first = deb("base-files", {}, {"bin": "usr/bin", "usr/bin/x": "y"})
     assert unpack(tmp_path, first, deb("old", {"bin/old": 0o755})).returncode == 0
     assert (tmp_path / "root/bin").readlink() == Path("usr/bin")
@@ -386,18 +395,18 @@ def test_a_damaged_package_fails(deb: Deb, tmp_path: Path, spoil: Callable[[Path
     assert unpack(tmp_path, name).returncode != 0
 
 
-def test_a_file_that_a_package_does_not_have_fails(deb: Deb, tmp_path: Path) -> None:
+def test_a_missing_file_of_a_package_fails(deb: Deb, tmp_path: Path) -> None:
     done = unpack(tmp_path, f"{deb('one', {'usr/bin/one': 0o755})} usr/bin/two")
     assert done.returncode != 0
     assert "usr/bin/two: Not found in archive" in done.stderr
 
 
-# Completed.
+# Completion.
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A root file system with what completing it needs."""
+    """A root directory with every file that completion needs."""
     root = tmp_path / "root"
     for name in ("usr/bin/busybox", "usr/bin/tini", "usr/sbin/xtables-nft-multi", "usr/bin/tar",
                  "usr/bin/coreutils", "usr/bin/git", "usr/lib/git-core/git", "usr/sbin/chown", "usr/share/ca-certificates/b/two.crt",
@@ -414,36 +423,36 @@ def complete(root: Path) -> subprocess.CompletedProcess[str]:
     return run(FILES / "packages/complete", root)
 
 
-def test_busybox_stands_in_where_there_is_nothing(tree: Path) -> None:
+def test_busybox_provides_missing_commands(tree: Path) -> None:
     assert complete(tree).returncode == 0
     for name in ("sh", "awk", "mount", "xargs"):
         assert (tree / "usr/bin" / name).readlink() == Path("busybox")
     assert not (tree / "usr/bin/tar").is_symlink()
     assert (tree / "usr/bin/ls").readlink() == Path("coreutils")
-    assert not (tree / "usr/bin/chown").exists()  # it is in sbin
+    assert not (tree / "usr/bin/chown").exists()  # chown is in sbin
     assert not (tree / "usr/bin/#").exists()
 
 
-def test_certificates_are_one_file_in_one_order(tree: Path) -> None:
+def test_certificates(tree: Path) -> None:
     complete(tree)
     assert (tree / "etc/ssl/certs/ca-certificates.crt").read_text() == (
         "usr/share/ca-certificates/a/one.crt\nusr/share/ca-certificates/b/two.crt\n"
     )
 
 
-def test_what_alternatives_would_have_linked(tree: Path) -> None:
+def test_links_of_alternatives(tree: Path) -> None:
     complete(tree)
     for name in ("iptables", "iptables-save", "ip6tables-restore"):
         assert (tree / "usr/sbin" / name).readlink() == Path("xtables-nft-multi")
 
 
-def test_git_is_there_once(tree: Path) -> None:
+def test_git_has_one_copy(tree: Path) -> None:
     complete(tree)
     assert (tree / "usr/lib/git-core/git").resolve() == (tree / "usr/bin/git").resolve()
     assert (tree / "usr/bin/git").read_text() == "usr/bin/git\n"
 
 
-def test_the_init_is_a_copy(tree: Path) -> None:
+def test_init_is_a_copy(tree: Path) -> None:
     complete(tree)
     init = tree / "usr/sbin/docker-init"
     assert not init.is_symlink()
@@ -454,7 +463,7 @@ def test_the_init_is_a_copy(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["usr/bin/tini", "etc/ssl"])
-def test_what_lacks_something_is_not_completed(tree: Path, name: str) -> None:
+def test_a_missing_file_fails(tree: Path, name: str) -> None:
     path = tree / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert complete(tree).returncode != 0

@@ -1,4 +1,4 @@
-"""What the pages tell people to type is there, with those flags, and so is every file they name."""
+"""The documentation: its commands, flags, links and files exist."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import project
+from buildkit_riscv64.core import project
 
-from ..pages import BLOCKS, PAGES, Block, blocks_of
-from .test_workflows import objections, sessions  # noqa: F401 - a fixture
+from ..pages import BLOCKS, PAGES, Block, blocks_of, closed_files
+from .test_workflows import errors, sessions  # noqa: F401 - a fixture
 
-#: What stands for something, or is Invoke's and nox's own.
+#: Placeholders, and flags of Invoke and nox.
 FREE = re.compile(r"invoke (TASK|--list|--debug TASK|--print-completion|--dry TASK)|nox (--list|…)|invoke …")  # fmt: skip
-#: Where `nox -s walkthrough` types what a page says.
+#: Where `nox -s walkthrough` runs commands of pages.
 PLACES = {"checkout", "debian", "docker"}
 
 
 def ours(line: str) -> str:
-    """A line's own command of ours as a workflow would have it; nothing where there is none."""
+    """Our command in a line, in the form of workflows; empty where there is none."""
     line = re.sub(r"^(sudo )?((\w+=\S* )*)(\./|\.venv/bin/)?(?=(invoke|nox)\b)", "./", line)
     return line if line.startswith(("./invoke", "./nox")) else ""
 
@@ -32,13 +32,13 @@ LINES = sorted({
 })  # fmt: skip
 
 
-def test_there_are_commands() -> None:
+def test_number_of_commands() -> None:
     assert len(LINES) > 60
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)
-def test_each_command_is_there_with_its_flags(page: str, line: str, sessions: set[str]) -> None:  # noqa: F811 # fmt: skip
-    assert list(objections(line, sessions)) == []
+def test_each_command_exists_with_its_flags(page: str, line: str, sessions: set[str]) -> None:  # noqa: F811 # fmt: skip
+    assert list(errors(line, sessions)) == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_each_command_is_there_with_its_flags(page: str, line: str, sessions: se
         ("docker run invoke", ""), ("ssh board invoke status", ""),
     ],
 )  # fmt: skip
-def test_what_is_ours(line: str, command: str) -> None:
+def test_ours(line: str, command: str) -> None:
     assert ours(line) == command
 
 
@@ -88,7 +88,7 @@ def test_blocks_of_a_page() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_each_block_is_run_or_the_page_says_why_not(block: Block, sessions: set[str]) -> None:  # noqa: F811 # fmt: skip
+def test_each_block_runs_or_has_a_reason(block: Block, sessions: set[str]) -> None:  # noqa: F811 # fmt: skip
     match block.how, block.where.split():
         case "run in", [place]:
             assert place in PLACES
@@ -99,13 +99,13 @@ def test_each_block_is_run_or_the_page_says_why_not(block: Block, sessions: set[
         case "not run", [_, *_]:
             pass
         case _:
-            pytest.fail(f"{block}: who types this, or why does nobody?")
+            pytest.fail(f"{block}: declare where this block runs, or why it does not")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file(page: Path) -> None:
+def test_links(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-        # Two up from a page of the main branch are GitHub's own pages of the repository.
+        # From a page on GitHub, `../../` leads to the repository's other pages.
         if target.startswith("../../actions/workflows/"):
             workflow = target.split("/")[4]
             assert (project.ROOT / ".github" / "workflows" / workflow).exists(), target
@@ -113,10 +113,28 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
             assert (page.parent / target).exists() or "reference/" in target, target
 
 
-def test_every_page_is_in_the_site() -> None:
+def test_every_page_is_in_the_index() -> None:
     index = (project.ROOT / "docs" / "index.md").read_text()
     for page in PAGES:
         name = page.relative_to(project.ROOT)
         if name.parts[0] == "docs" and name.name != "index.md":
-            place = re.escape(str(name.relative_to("docs").with_suffix("")))
-            assert re.search(rf"^({place}|[^\n]+ <{place}>)$", index, re.MULTILINE), name
+            entry = re.escape(str(name.relative_to("docs").with_suffix("")))
+            assert re.search(rf"^({entry}|[^\n]+ <{entry}>)$", index, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_files_of_the_system_are_readable_for_all(block: Block) -> None:
+    assert closed_files(block.commands) == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sudo curl -fsSL -o /etc/apt/keyrings/x https://x", "echo x | sudo tee /etc/x", "x >/etc/x",
+        "sudo mkdir -p /etc/systemd/x", "echo x | sudo tee -a /etc/x/y",
+    ],
+)  # fmt: skip
+def test_closed_files(line: str) -> None:
+    assert closed_files([line])
+    path = next(word for word in line.replace(">", "> ").split() if word.startswith("/etc"))
+    assert not closed_files([line, f"sudo chmod 644 {path}"])

@@ -1,12 +1,11 @@
-"""`invoke --list` and `--help` are documentation, so they are checked like it."""
+"""The tasks: names, help and flags."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ from invoke.collection import Collection
 from invoke.context import MockContext
 from invoke.tasks import Task
 
-from buildkit_riscv64 import apt, config, house, pins, project
-from buildkit_riscv64.binaries import cc, toolchain
-from buildkit_riscv64.console import Status
-from buildkit_riscv64.errors import CheckError, UsageError
-from buildkit_riscv64.findings import Finding
+from buildkit_riscv64 import tasks
+from buildkit_riscv64.core import config, pins, project
+from buildkit_riscv64.core.check_results import Finding
+from buildkit_riscv64.core.console import Status
+from buildkit_riscv64.core.errors import CheckError, UsageError
 from buildkit_riscv64.image import build, check, report
+from buildkit_riscv64.testing import run
 from buildkit_riscv64.validation import validate
 
-from .making import GO, Commands
+from .factories import Commands
 
 
 def namespace() -> Collection:
@@ -46,8 +46,8 @@ TASKS = dict(all_tasks(namespace()))
 
 def test_the_names_of_phase_1() -> None:
     assert {
-        "build-binaries", "check-binaries", "verify-binaries", "doctor", "test", "source.show",
-        "source.update",
+        "build-binaries", "check-binaries", "verify-binaries", "doctor", "test", "pins.show",
+        "pins.update",
     } <= TASKS.keys()  # fmt: skip
 
 
@@ -61,8 +61,8 @@ def test_the_names_of_phase_3() -> None:
 
 def test_the_names_of_phase_4() -> None:
     assert {
-        "status", "build-packages", "publish-repo", "release", "track-releases", "report-build",
-        "source.update-go",
+        "status", "build-packages", "publish-repo", "release", "track-releases", "notify-build",
+        "pins.update-go",
     } <= TASKS.keys()  # fmt: skip
 
 
@@ -73,19 +73,19 @@ def test_the_names_of_machines() -> None:
     }
 
 
-def test_the_defaults_are_ours() -> None:
+def test_defaults() -> None:
     assert namespace().configuration() == config.DEFAULTS
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_says_what_it_does(name: str) -> None:
+def test_documentation_of_tasks(name: str) -> None:
     first = inspect.cleandoc(TASKS[name].__doc__ or "").splitlines()[0]
     assert first.endswith("."), "the first line is what `invoke --list` shows"
     assert len(first) <= 90
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_each_option_says_what_it_does(name: str) -> None:
+def test_documentation_of_flags(name: str) -> None:
     task = TASKS[name]
     for argument in task.get_arguments():
         assert argument.help, f"{name} --{argument.name}"
@@ -93,64 +93,50 @@ def test_each_option_says_what_it_does(name: str) -> None:
 
 
 def context(**run: Any) -> MockContext:
-    made = MockContext()
-    made.config.update(copy.deepcopy(config.DEFAULTS))
-    made.config.run.update(run)
-    return made
+    new = MockContext()
+    new.config.update(copy.deepcopy(config.DEFAULTS))
+    new.config.run.update(run)
+    return new
 
 
-@pytest.mark.parametrize(
-    ("session", "chosen"),
-    [("", []), ("unit", ["--sessions", "unit"]), ("lint,unit", ["--sessions", "lint", "unit"])],
-)
-@pytest.mark.parametrize(("machine", "browser"), [("x86_64", [house.BROWSER]), ("riscv64", [])])
-def test_the_tests_are_noxs(commands: Commands, monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None], machine: str, browser: list[str], session: str, chosen: list[str]) -> None:  # fmt: skip
-    on(machine)
-    provided: list[str] = []
-
-    def provide(tools: Sequence[str], *, yes: bool) -> None:
-        provided.extend(tools)
-
-    monkeypatch.setattr(apt, "provide", provide)
-    monkeypatch.setattr(cc, "provide", lambda *, yes: provided.append("C"))
-    monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
-    house.test(context(), session=session)
-    assert provided == [*house.NEEDED_BY_TESTS, *browser, "C"]
-    assert commands.args == [[sys.executable, "-m", "nox", *chosen]]
-    options = commands.calls[0].options
-    assert options["cwd"] == project.ROOT
-    assert options["env"]["HOME"] == str(Path.home())
+def test_flags_of_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[run.Request] = []
+    monkeypatch.setattr(run, "run", calls.append)
+    tasks.test(context())
+    tasks.test(context(), session="lint,unit", all=True, yes=True)
+    assert calls == [
+        run.Request(), run.Request(sessions="lint,unit", all_=True, yes=True)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_help_fits_80_columns(name: str) -> None:
-    said = inspect.getdoc(TASKS[name].body) or ""
-    assert max(map(len, said.splitlines())) <= 78
+    text = inspect.getdoc(TASKS[name].body) or ""
+    assert max(map(len, text.splitlines())) <= 78
 
 
-def test_dry_tests_fetch_no_go(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "ensure", lambda _pins: pytest.fail("fetched"))
-    house.test(context(dry=True))
-    assert commands.calls[0].options["dry"] is True
-
-
-def test_the_source_that_is_shown_is_the_pinned_one(capsys: pytest.CaptureFixture[str]) -> None:
-    TASKS["source.show"](context())
+def test_pins_show(capsys: pytest.CaptureFixture[str]) -> None:
+    TASKS["pins.show"](context())
     assert pins.load().commit in capsys.readouterr().err
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> list[build.Options]:
-    """What a build of the image would have been asked; nothing is built."""
+def built(monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> list[build.ImageOptions]:
+    """The options of image builds; builds nothing."""
     on("riscv64")
-    asked: list[build.Options] = []
-    monkeypatch.setattr(build, "build", asked.append)
+    calls: list[build.ImageOptions] = []
+
+    def record(options: build.ImageOptions) -> build.ImageResult:
+        calls.append(options)
+        return build.ImageResult(None, up_to_date=False, seconds=0.0)
+
+    monkeypatch.setattr(build, "build", record)
     monkeypatch.setattr(report, "built", lambda outcome, json: None)
-    return asked
+    return calls
 
 
 @pytest.mark.parametrize(
-    ("flags", "configured", "wanted"),
+    ("flags", "configured", "expected"),
     [
         ({}, {}, {}),
         ({"rootless": True, "force": True, "load": True, "yes": True}, {},
@@ -161,76 +147,82 @@ def built(monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> list[bu
     ],
     ids=["defaults", "flags", "configuration", "both"],
 )  # fmt: skip
-def test_flags_beat_the_configuration_of_the_image(built: list[build.Options], flags: dict[str, Any], configured: dict[str, str], wanted: dict[str, Any]) -> None:  # fmt: skip
-    made = context()
-    made.config.image.update(configured)
-    TASKS["build-image"](made, **flags)
+def test_flags_override_the_configuration(
+    built: list[build.ImageOptions],
+    flags: dict[str, Any],
+    configured: dict[str, str],
+    expected: dict[str, Any],
+) -> None:
+    ctx = context()
+    ctx.config.image.update(configured)
+    TASKS["build-image"](ctx, **flags)
     defaults: dict[str, Any] = {
         "rootless": False, "engine": "buildkit", "base": "auto", "target": ""
     }  # fmt: skip
-    assert built == [build.Options.parse(**defaults | wanted)]
-
-
-def test_a_dry_image_is_only_said(built: list[build.Options]) -> None:
-    TASKS["build-image"](context(dry=True))
-    assert [options.dry for options in built] == [True]
+    assert built == [build.ImageOptions.parse(**defaults | expected)]
 
 
 @pytest.mark.parametrize("flags", [{"engine": "podman"}, {"base": "alpine"}, {"target": "linux-vax"}])  # fmt: skip
-def test_bad_flags_of_the_image_start_nothing(built: list[build.Options], commands: Commands, flags: dict[str, str]) -> None:  # fmt: skip
+def test_invalid_flags_of_build_image(
+    built: list[build.ImageOptions], commands: Commands, flags: dict[str, str]
+) -> None:
     with pytest.raises(UsageError):
         TASKS["build-image"](context(), **flags)
     assert (built, commands.calls) == ([], [])
 
 
-def test_checked_images_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_check_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     def examine_all(target: str, *, yes: bool) -> dict[str, list[Finding]]:
-        asked.append((target, yes))
+        calls.append((target, yes))
         return {"linux-riscv64 root": [Finding("image", "user", Status.FAIL, "1, expected 0")]}
 
     monkeypatch.setattr(check, "examine_all", examine_all)
-    with pytest.raises(CheckError, match="linux-riscv64 root: image: user: 1") as caught:
+    with pytest.raises(CheckError, match=r"linux-riscv64 root\b.*user\b.*1") as caught:
         TASKS["check-image"](context(), target="linux-riscv64", yes=True)
     assert caught.value.hint == check.REMEDY
-    assert asked == [("linux-riscv64", True)]
+    assert calls == [("linux-riscv64", True)]
 
 
 @pytest.fixture
-def validated(monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]) -> list[validate.Options]:
-    """What would have been validated; nothing is run."""
+def validated(
+    monkeypatch: pytest.MonkeyPatch, on: Callable[[str], None]
+) -> list[validate.ValidationOptions]:
+    """The options of validations; runs nothing."""
     on("riscv64")
-    asked: list[validate.Options] = []
-    monkeypatch.setattr(validate, "validate", lambda options, _tell: asked.append(options))
+    calls: list[validate.ValidationOptions] = []
+    monkeypatch.setattr(validate, "validate", lambda options, _tell: calls.append(options))
     monkeypatch.setattr(
         "buildkit_riscv64.validation.report.validated", lambda _outcomes, json: None
     )
-    return asked
+    return calls
 
 
-def test_flags_of_validation(validated: list[validate.Options]) -> None:
+def test_flags_of_validation(validated: list[validate.ValidationOptions]) -> None:
     TASKS["validate"](context())
     TASKS["validate"](context(), only="rootless,buildx", select="a or b", online=True, yes=True)
-    TASKS["validate"](context(dry=True), target="linux-riscv64")
+    TASKS["validate"](context(), target="linux-riscv64")
     defaults: dict[str, Any] = {"only": "", "target": "", "select": ""}
-    nothing: dict[str, Any] = {"online": False, "dry": False, "yes": False}
+    nothing: dict[str, Any] = {"online": False, "yes": False}
     assert validated == [
-        validate.Options.parse(**defaults, **nothing),
-        validate.Options.parse(
-            only="buildx,rootless", target="", select="a or b", online=True, dry=False, yes=True
+        validate.ValidationOptions.parse(**defaults, **nothing),
+        validate.ValidationOptions.parse(
+            only="buildx,rootless", target="", select="a or b", online=True, yes=True
         ),
-        validate.Options.parse(**defaults, **nothing | {"dry": True}),
+        validate.ValidationOptions.parse(**defaults, **nothing),
     ]
 
 
 @pytest.mark.parametrize("flags", [{"only": "podman"}, {"target": "linux-vax"}])
-def test_bad_flags_of_validation_start_nothing(validated: list[validate.Options], commands: Commands, flags: dict[str, str]) -> None:  # fmt: skip
+def test_invalid_flags_of_validation(
+    validated: list[validate.ValidationOptions], commands: Commands, flags: dict[str, str]
+) -> None:
     with pytest.raises(UsageError):
         TASKS["validate"](context(), **flags)
     assert (validated, commands.calls) == ([], [])
 
 
-def test_evidence_is_shown_of_a_target(checkout: Path) -> None:
-    with pytest.raises(CheckError, match=r"no evidence in .*linux-arm64/evidence"):
+def test_evidence_show(checkout: Path) -> None:
+    with pytest.raises(CheckError, match="linux-arm64/evidence"):
         TASKS["evidence.show"](context(), target="linux-arm64")

@@ -1,4 +1,4 @@
-"""Workflows are code that only runs elsewhere: what can be known about it here is checked here."""
+"""The workflows of GitHub Actions: commands, pins and permissions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from invoke.parser import Parser
 from invoke.program import Program
 from ruamel.yaml import YAML
 
-from buildkit_riscv64 import project
-from buildkit_riscv64.automation import pinned, track
+from buildkit_riscv64.core import project
+from buildkit_riscv64.upstream import outdated, track
 
 from .test_tasks import namespace
 
-FOLDER = project.ROOT / ".github"
-WORKFLOWS = sorted((FOLDER / "workflows").glob("*.yml"))
+DIRECTORY = project.ROOT / ".github"
+WORKFLOWS = sorted((DIRECTORY / "workflows").glob("*.yml"))
 
 
 def load(path: Path) -> Any:
@@ -55,21 +55,21 @@ ACTIONS = [(job, step) for job, step in STEPS if "uses" in step]
 
 @pytest.fixture(scope="session")
 def sessions() -> set[str]:
-    """What nox knows of once it has read our noxfile."""
+    """The sessions of noxfile.py."""
     with pytest.MonkeyPatch.context() as patch:
-        # Nox keeps one list for a whole process, and others may have read the noxfile too.
+        # Nox has one registry for the whole process; other tests use it too.
         patch.setattr(nox.registry, "_REGISTRY", collections.OrderedDict())
         runpy.run_path(str(project.ROOT / "noxfile.py"))
         return set(nox.registry.get())
 
 
-def objections(line: str, sessions: set[str]) -> Iterator[str]:
-    """What is wrong with a line of a workflow."""
+def errors(line: str, sessions: set[str]) -> Iterator[str]:
+    """The errors in a line of a workflow."""
     if "\n" in line.strip():
         yield "more than one line"
     words = shlex.split(line)
     if re.search(r"\$\{\{", line):
-        yield "text of GitHub's in a command: hand it over in `env`"
+        yield "expression of GitHub in a command: pass it in `env`"
     match words:
         case ["./nox", "-s", *rest]:
             chosen = rest[: rest.index("--")] if "--" in rest else rest
@@ -81,7 +81,7 @@ def objections(line: str, sessions: set[str]) -> Iterator[str]:
 
 
 def _tasks(args: list[str], sessions: set[str]) -> Iterator[str]:
-    # Invoke takes a task's help away from it when it first asks for its options.
+    # Invoke removes a task's help when it first reads its options.
     collection = copy.deepcopy(namespace())
     parser = Parser(contexts=collection.to_contexts(), initial=Program().initial_context)
     try:
@@ -99,29 +99,29 @@ def _tasks(args: list[str], sessions: set[str]) -> Iterator[str]:
             yield from (f"no session {one}" for one in chosen if one and one not in sessions)
 
 
-def test_there_are_workflows() -> None:
+def test_workflows() -> None:
     names = {path.stem for path in WORKFLOWS}
     assert names == {"packages", "release", "track-releases", "validate", "weekly-build"}
     assert len(LINES) > 10
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_each_line_is_a_task_or_a_session_with_those_options(line: str, sessions: set[str]) -> None:
-    assert list(objections(line, sessions)) == []
+def test_each_line_is_a_task_or_a_session(line: str, sessions: set[str]) -> None:
+    assert list(errors(line, sessions)) == []
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "./invoke build-everything", "./invoke build-binaries --bundel", "./invoke", "./invoke --list",
-        "./invoke validate --only", "./invoke source.update", "./invoke test --session nosuch",
+        "./invoke validate --only", "./invoke pins.update", "./invoke test --session nosuch",
         "./nox -s nosuch", "./nox -s lint nosuch", "./nox", "make", "python -m pytest", "sudo ./nox -s lint",
         "./invoke build-binaries\n./invoke build-image", "./invoke push-image --registry ${{ inputs.x }}",
         "./invoke build-image --rootless extra",
     ],
 )  # fmt: skip
-def test_that_rule_sees_violations(line: str, sessions: set[str]) -> None:
-    assert list(objections(line, sessions))
+def test_errors(line: str, sessions: set[str]) -> None:
+    assert list(errors(line, sessions))
 
 
 @pytest.mark.parametrize(("job", "step"), ACTIONS, ids=str)
@@ -129,21 +129,21 @@ def test_actions_are_pinned_by_commit(job: Job, step: Any) -> None:
     assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
 
 
-def test_each_pin_has_its_version_beside_it() -> None:
-    """`track-releases` compares them, and Dependabot moves them together."""
-    found = {f"{name}@{commit}" for name, commit, _ in pinned.used()}
+def test_each_pin_has_its_version() -> None:
+    """`track-releases` compares the two, and Dependabot changes both."""
+    found = {f"{name}@{commit}" for name, commit, _ in outdated.used()}
     assert found == {step["uses"] for _, step in ACTIONS}
-    assert len(found) == len({name for name, _, _ in pinned.used()}), "one version of each"
+    assert len(found) == len({name for name, _, _ in outdated.used()}), "one version of each"
 
 
 @pytest.mark.parametrize(("job", "step"), ACTIONS, ids=str)
-def test_no_credentials_stay(job: Job, step: Any) -> None:
+def test_credentials_are_not_kept(job: Job, step: Any) -> None:
     if step["uses"].startswith("actions/checkout@"):
         assert step["with"]["persist-credentials"] is False
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_what_a_workflow_may(path: Path) -> None:
+def test_permissions_of_workflows(path: Path) -> None:
     workflow = load(path)
     assert workflow["permissions"] == {"contents": "read"}
     assert workflow["concurrency"]["group"]
@@ -151,8 +151,8 @@ def test_what_a_workflow_may(path: Path) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=str)
-def test_what_a_job_may(job: Job) -> None:
-    triggers = load(FOLDER / "workflows" / job.workflow)["on"]
+def test_permissions_of_jobs(job: Job) -> None:
+    triggers = load(DIRECTORY / "workflows" / job.workflow)["on"]
     board = "self-hosted" in job.content["runs-on"]
     assert 0 < job.content["timeout-minutes"] <= (1440 if board else 360)
     if "pull_request" in triggers:
@@ -162,14 +162,14 @@ def test_what_a_job_may(job: Job) -> None:
     if board:
         assert "permissions" not in job.content
         assert "secrets" not in json.dumps(job.content), "the board signs nothing"
-        declared = load(FOLDER / "actionlint.yaml")["self-hosted-runner"]["labels"]
+        declared = load(DIRECTORY / "actionlint.yaml")["self-hosted-runner"]["labels"]
         assert set(job.content["runs-on"]) == {"self-hosted", "linux", *declared}
 
 
-def test_what_the_board_has_begun_it_ends() -> None:
-    """And nothing waits in a group with something else: GitHub cancels all that wait but one."""
+def test_jobs_on_the_board_are_not_cancelled() -> None:
+    """Each workflow has its own group: GitHub cancels all waiting runs of a group except one."""
     groups = {
-        job.workflow: load(FOLDER / "workflows" / job.workflow)["concurrency"]
+        job.workflow: load(DIRECTORY / "workflows" / job.workflow)["concurrency"]
         for job in JOBS
         if "self-hosted" in job.content["runs-on"]
     }
@@ -179,6 +179,14 @@ def test_what_the_board_has_begun_it_ends() -> None:
         assert one["group"].startswith(f"{name.removesuffix('.yml')}-${{{{ ")
 
 
-def test_what_track_releases_starts_can_be_started() -> None:
-    workflow = load(FOLDER / "workflows" / track.WORKFLOW)
+def test_track_releases_can_start_its_workflow() -> None:
+    workflow = load(DIRECTORY / "workflows" / track.WORKFLOW)
     assert "workflow_dispatch" in workflow["on"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_path_filters_match_files(path: Path) -> None:
+    """A renamed directory must not silence a workflow."""
+    for event in load(path)["on"].values():
+        for pattern in (event or {}).get("paths", []) if isinstance(event, dict) else []:
+            assert any(project.ROOT.glob(pattern)), pattern

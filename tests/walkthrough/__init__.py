@@ -1,4 +1,4 @@
-"""What the pages tell people to type, typed, in the order in which they stand there.
+"""The commands of the documentation, in the order of each page.
 
-`nox -s walkthrough`, as root, over what is in dist/.
+`nox -s walkthrough`, as root, with the artifacts in dist/.
 """

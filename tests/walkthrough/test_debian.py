@@ -1,4 +1,4 @@
-"""Pages of which the commands are typed by a user of a Debian 13 that systemd has booted."""
+"""Pages whose commands a user of a booted Debian 13 runs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import dist
-from buildkit_riscv64.arch import Platform, Target
-from buildkit_riscv64.automation import signing
+from benchmarks.checkout import copy_checkout
+from buildkit_riscv64.core import dist
+from buildkit_riscv64.core.arch import Platform, Target
+from buildkit_riscv64.packages import signing
+from buildkit_riscv64.validation.environment.waiting import BOUND
 
 from ..integration.debianroot import Root, debian_root
 from ..integration.keys import Keyring
-from ..integration.miniature import Project, copy_checkout, succeeded
+from ..integration.miniature import Project, succeeded
 from ..pages import BLOCKS
-from ..validation.daemon import BOUND
 
 pytestmark = pytest.mark.walkthrough
 
 HOST = "packages.example.org"
-# Arguments: a folder, a certificate and its key. It says so when it listens.
+# Arguments: a directory, a certificate and its key. Prints "ready" when it listens.
 _SERVE = """
 import functools, http.server, ssl, sys
 class Handler(http.server.SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # apt minds a TLS connection that just ends
+    protocol_version = "HTTP/1.1"  # apt requires a clean end of TLS connections
 handler = functools.partial(Handler, directory=sys.argv[1])
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 443), handler)
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -42,24 +43,24 @@ server.serve_forever()
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what is served, packages beside it, and certificates of the server."""
-    folder = tmp_path_factory.mktemp("published")
-    project = Project(folder / "checkout", dict(os.environ))
+    """A directory with the repository, packages, and the server's certificates."""
+    directory = tmp_path_factory.mktemp("published")
+    project = Project(directory / "checkout", dict(os.environ))
     copy_checkout(project.root)
     target = Target.here().name
     ignored = shutil.ignore_patterns("image", "evidence")
-    shutil.copytree(dist.folder(Target.here()), project.dist / target, ignore=ignored)
+    shutil.copytree(dist.directory(Target.here()), project.dist / target, ignore=ignored)
     with Keyring(tmp_path_factory.mktemp("ring")) as ring:
         key = ring.private(ring.make("Packages <packages@example.org>"))
         succeeded(project.invoke("build-packages", timeout=BOUND))
         succeeded(project.invoke("publish-repo", "--url", f"https://{HOST}", env={signing.KEY: key}, timeout=BOUND))  # fmt: skip
-    succeeded(project.invoke("certs", "--names", HOST))
+    succeeded(project.invoke("create-certs", "--names", HOST))
     return project.root
 
 
 @contextlib.contextmanager
 def serving(system: Root, published: Path) -> Iterator[None]:
-    """The repository at its address, as the booted system finds it."""
+    """Serve the repository at its address in the booted system."""
     certs = published / "certs"
     side = certs / "server"
     shutil.copy(certs / "ca.pem", system.path / "usr/local/share/ca-certificates/example.crt")
@@ -80,7 +81,7 @@ def serving(system: Root, published: Path) -> Iterator[None]:
 
 @pytest.fixture
 def system(published: Path) -> Iterator[Root]:
-    """A booted Debian with a user who may use sudo, and packages in her home."""
+    """A booted Debian with a user who can use sudo, and packages in the home directory."""
     with debian_root() as root:
         root.write("/etc/apt/apt.conf.d/yes", 'APT::Get::Assume-Yes "true";\n')
         root.write("/etc/sudoers.d/user", "user ALL=(ALL) NOPASSWD: ALL\n")
@@ -95,11 +96,14 @@ def system(published: Path) -> Iterator[Root]:
 
 
 def types(system: Root, text: str) -> str:
-    """What a block prints that the user types in a session of her own, if each line succeeds."""
+    """Run a block in a session of the user; return its output if every line succeeds.
+
+    Files that the user creates are private, unless the page changes their modes.
+    """
     text = text.replace("_riscv64.deb", f"_{Platform.here().debian}.deb")
     session = ("systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--uid=user",
                "--property=PAMName=login", "--property=WorkingDirectory=/home/user")  # fmt: skip
-    return system.run(*session, "bash", "-leuo", "pipefail", "-c", f"set -x\n{text}")
+    return system.run(*session, "bash", "-leuo", "pipefail", "-c", f"umask 077\nset -x\n{text}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pages of which the commands are typed in a checkout on this machine, with docker and without."""
+"""Pages whose commands run in a checkout on this machine, with and without docker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from buildkit_riscv64 import pins
+from buildkit_riscv64.core import pins
 
 from ..pages import BLOCKS
 from .checkout import Checkout, checkout
@@ -21,13 +21,13 @@ OURS = f"docker buildx create --name ours --driver-opt image=buildkit-riscv64:{p
 
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    with checkout(tmp_path_factory.mktemp("pages")) as made:
-        yield made
+    with checkout(tmp_path_factory.mktemp("pages")) as prepared:
+        yield prepared
 
 
 @contextlib.contextmanager
 def in_the_release(here: Checkout) -> Iterator[None]:
-    """What is downloaded lies where one is."""
+    """Link the downloaded files into the working directory."""
     added = [here.root / file.name for file in (here.root / "release").iterdir()]
     for file in added:
         file.symlink_to(here.root / "release" / file.name)
@@ -38,12 +38,12 @@ def in_the_release(here: Checkout) -> Iterator[None]:
 
 @contextlib.contextmanager
 def with_a_builder(here: Checkout) -> Iterator[None]:
-    """Made as another page says, and in the network in which the registry is."""
+    """Create the builder of another page, in the network of the registry."""
     here.type(f"{OURS} --driver-opt network=host --use")
     yield
 
 
-#: What has been done before by whoever comes to a page.
+#: Preparations for a page.
 BEFORE: dict[str, Callable[[Checkout], AbstractContextManager[None]]] = {
     "README.md": in_the_release,
     "docs/farm.md": Checkout.nodes,
@@ -55,16 +55,16 @@ BEFORE: dict[str, Callable[[Checkout], AbstractContextManager[None]]] = {
 
 
 def platforms(here: Checkout) -> set[str]:
-    """Of which platforms there is what a page pushed."""
+    """The platforms of the image that a page pushed."""
     index = json.loads(
-        here.docker("buildx", "imagetools", "inspect", "--raw", here.said["HOST/REPO"])
+        here.docker("buildx", "imagetools", "inspect", "--raw", here.replacements["HOST/REPO"])
     )
     return {
         f"{one['platform']['os']}/{one['platform']['architecture']}" for one in index["manifests"]
     }
 
 
-#: What there is of a page's platforms at its end; `unknown` are the attestations.
+#: The platforms of an image at the end of a page; `unknown` are the attestations.
 PLATFORMS = {
     "docs/farm.md": {"linux/riscv64", "linux/amd64"},
     "docs/platforms.md": {"linux/riscv64", "linux/amd64", "linux/arm64"},
@@ -85,6 +85,6 @@ def test_page(page: str, here: Checkout) -> None:
             assert platforms(here) - {"unknown/unknown"} == PLATFORMS[page]
 
 
-def test_what_fails_is_noticed(here: Checkout) -> None:
+def test_failed_command_is_detected(here: Checkout) -> None:
     with pytest.raises(AssertionError, match="no-such-task"):
         here.type("invoke status\ninvoke no-such-task | cat\ntrue")

@@ -4,6 +4,7 @@ import copy
 import html.parser
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,24 +13,30 @@ from typing import Any
 
 import pytest
 
-from benchmarks import builds, declaration, measure, page, records, report
-from benchmarks.builds import Options
-from buildkit_riscv64 import binfmt, host, schemas
-from buildkit_riscv64.errors import CheckError, StorageError, UsageError
+from benchmarks import builds, definitions, measure, page, records, report
+from benchmarks.builds import BuildSettings
+from buildkit_riscv64 import program
+from buildkit_riscv64.core import dry_run, host, schemas
+from buildkit_riscv64.core.errors import CheckError, StorageError, UsageError
+from buildkit_riscv64.system import binfmt
 
 
 def a_case(name: str, ours: list[float], theirs: list[float] | None = None) -> dict[str, Any]:
-    ways = {"ours": ours, **({"upstream": theirs} if theirs else {})}
+    labels = {"ours": ours, **({"upstream": theirs} if theirs else {})}
     return {
-        "name": name, "description": "what it is", "metrics": ["seconds", "peak_bytes"],
+        "name": name, "description": "a case", "metrics": ["seconds", "peak_bytes"],
         "samples": {
-            way: [{"seconds": one, "peak_bytes": 1 << 20} for one in taken]
-            for way, taken in ways.items()
+            label: [{"seconds": seconds, "peak_bytes": 1 << 20} for seconds in samples]
+            for label, samples in labels.items()
         },
     }  # fmt: skip
 
 
-def a_run(*cases: dict[str, Any], date: str = "2026-11-25T11:12:13Z", labels: tuple[str, ...] = ("ours", "upstream")) -> dict[str, Any]:  # fmt: skip
+def a_run(
+    *cases: dict[str, Any],
+    date: str = "2026-11-25T11:12:13Z",
+    labels: tuple[str, ...] = ("ours", "upstream"),
+) -> dict[str, Any]:
     return {
         "date": date, "host": host.facts().as_json(), "load": 0.5,
         "binaries": [
@@ -49,12 +56,12 @@ def run() -> dict[str, Any]:
 
 
 def test_runs_are_appended(run: dict[str, Any], tmp_path: Path) -> None:
-    path = records.keep(run, tmp_path)
+    path = records.save(run, tmp_path)
     facts = host.facts()
     assert path.name == f"builds.linux-{facts.arch}.{facts.execution}.json"
     first = records.load(path)["runs"]
     later = {**run, "date": "2026-11-26T00:00:00Z"}
-    assert records.load(records.keep(later, tmp_path))["runs"] == [*first, later]
+    assert records.load(records.save(later, tmp_path))["runs"] == [*first, later]
 
 
 def changed(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
@@ -81,68 +88,78 @@ def changed(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
         changed(["runs", 0, "cases", 1, "skipped"], ""),
     ],
 )  # fmt: skip
-def test_the_schema(run: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
-    path = records.keep(run, tmp_path)
+def test_schema(
+    run: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    path = records.save(run, tmp_path)
     results = json.loads(path.read_text())
-    assert schemas.objection(results, schemas.BENCHMARK) == ""
+    assert schemas.validation_error(results, schemas.BENCHMARK) == ""
     change(results)
-    assert schemas.objection(results, schemas.BENCHMARK)
+    assert schemas.validation_error(results, schemas.BENCHMARK)
     path.write_text(json.dumps(results))
     with pytest.raises(CheckError, match="cannot use"):
-        records.keep(run, tmp_path)
+        records.save(run, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
-def test_results_that_are_none(tmp_path: Path, text: str) -> None:
+def test_invalid_results(tmp_path: Path, text: str) -> None:
     path = tmp_path / "builds.x.json"
     path.write_text(text)
     with pytest.raises(CheckError, match="cannot use"):
         records.load(path)
 
 
-def test_what_cannot_be_kept_is_not(run: dict[str, Any], tmp_path: Path) -> None:
-    path = records.keep(run, tmp_path)
+def test_invalid_run_is_not_saved(run: dict[str, Any], tmp_path: Path) -> None:
+    path = records.save(run, tmp_path)
     before = path.read_bytes()
-    with pytest.raises(CheckError, match="cannot be kept"):
-        records.keep({**run, "load": -1}, tmp_path)
+    with pytest.raises(CheckError, match="load"):
+        records.save({**run, "load": -1}, tmp_path)
     assert path.read_bytes() == before
 
 
-def test_kept_results_are_good() -> None:
+def test_recorded_results_are_valid() -> None:
     for path in measure.RESULTS.glob("builds.*.json"):
         records.load(path)
 
 
-def test_compared(run: dict[str, Any]) -> None:
-    seen = {(case["name"], metric): ratio for case, metric, ratio in records.compare(run)}
-    assert seen.keys() == {("simple", "seconds"), ("simple", "peak_bytes")}
-    assert seen["simple", "seconds"].verdict == "less"
-    assert seen["simple", "peak_bytes"].verdict == "none shown"
+def test_compare(run: dict[str, Any]) -> None:
+    ratios = {(case["name"], metric): ratio for case, metric, ratio in records.compare(run)}
+    assert ratios.keys() == {("simple", "seconds"), ("simple", "peak_bytes")}
+    assert ratios["simple", "seconds"].verdict == "less"
+    assert ratios["simple", "peak_bytes"].verdict == "none shown"
     assert not list(records.compare(a_run(a_case("simple", [1.0]), labels=("ours",))))
 
 
-def test_what_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    cases = builds._cases(Options(instructions=True))
+def test_cases_with_instructions(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = builds._cases(BuildSettings(instructions=True))
     assert {case.metrics for case in cases} == {("instructions",)}
     assert not [case.name for case in cases if case.program or case.start]
-    builds.main(Options(instructions=True, dry=True, count=2))
-    told = capsys.readouterr().err
-    assert told.count("would measure, 2 times") == len(cases)
-    for wrong in (Options(only="daemon-start,size"), Options(against="docker")):
+    with dry_run.running(dry=True):
+        builds.main(BuildSettings(instructions=True, count=2))
+    reported = capsys.readouterr().err
+    assert reported.count("2 times") == len(cases)
+    for wrong in (BuildSettings(only="daemon-start,size"), BuildSettings(baseline="docker")):
         with pytest.raises(UsageError, match="--instructions"):
             builds.run(replace(wrong, instructions=True))
+
+
+def test_former_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["benchmark", "--against=upstream", "--against", "docker", "--", "--against"]
+    program.CommandLine._rename(words)
+    assert words == ["benchmark", "--baseline=upstream", "--baseline", "docker", "--", "--against"]
+    assert capsys.readouterr().err.count("--baseline") == 2
 
 
 # The report.
 
 
-def test_the_page_is_what_the_results_make() -> None:
+def test_documentation_is_generated() -> None:
     """`python -m benchmarks.report` writes it."""
     assert report.page() == report.PAGE.read_text(), "run: python -m benchmarks.report"
 
 
 class Page(html.parser.HTMLParser):
-    """What a page asks for, and what it has."""
+    """The tags and references of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,18 +172,18 @@ class Page(html.parser.HTMLParser):
         self.asked += [k for k, _ in attrs if k.startswith("on")]
 
 
-def test_the_page_is_self_contained(run: dict[str, Any], tmp_path: Path) -> None:
+def test_page_is_self_contained(run: dict[str, Any], tmp_path: Path) -> None:
     results = tmp_path / "results"
-    records.keep(run, results)
-    records.keep({**run, "date": "2026-11-26T00:00:00Z"}, results)
+    records.save(run, results)
+    records.save({**run, "date": "2026-11-26T00:00:00Z"}, results)
     text = page.write(results, tmp_path / "output").read_text()
-    seen = Page()
-    seen.feed(text)
-    assert "script" not in seen.tags
-    assert seen.asked == []
+    parsed = Page()
+    parsed.feed(text)
+    assert "script" not in parsed.tags
+    assert parsed.asked == []
     assert "@import" not in text
     assert "url(" not in text
-    assert seen.tags.count("svg") >= 3, "two plots of each run over cases, and some over time"
+    assert parsed.tags.count("svg") >= 3, "two plots of cases for each run, and plots over time"
     for words in (
         "ours against upstream",
         "0.50",
@@ -176,21 +193,21 @@ def test_the_page_is_self_contained(run: dict[str, Any], tmp_path: Path) -> None
         assert words in text
 
 
-def test_the_page_believes_nothing(tmp_path: Path) -> None:
+def test_hostile_results_are_escaped(tmp_path: Path) -> None:
     bad = "<img src=x onerror=alert(1)>"
     run = a_run(a_case("simple", [1.0]), labels=(bad,))
     run["cases"][0]["samples"] = {bad: run["cases"][0]["samples"].pop("ours")}
     run["cases"][0]["description"] = f'"{bad}'
     run["host"]["kernel"] = run["binaries"][0]["version"] = bad
-    records.keep(run, tmp_path)
-    seen = Page()
-    seen.feed(page.write(tmp_path, tmp_path / "output").read_text())
-    assert "img" not in seen.tags
-    assert seen.asked == []
+    records.save(run, tmp_path)
+    parsed = Page()
+    parsed.feed(page.write(tmp_path, tmp_path / "output").read_text())
+    assert "img" not in parsed.tags
+    assert parsed.asked == []
 
 
-def test_no_results_no_page(tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match="no results"):
+def test_no_page_without_results(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match=str(tmp_path)):
         page.write(tmp_path, tmp_path / "output")
     assert not (tmp_path / "output").exists()
 
@@ -203,16 +220,16 @@ def test_other_hardware_is_not_compared_over_time(run: dict[str, Any]) -> None:
     assert "Over time" in page.render([{"runs": [run, {**run, "date": "2026-11-26T00:00:00Z"}]}])
 
 
-def test_the_documentation_has_its_table(run: dict[str, Any]) -> None:
+def test_table_of_the_documentation(run: dict[str, Any]) -> None:
     text = report.section({"name": "builds", "format": 1, "runs": [run]})
     assert "| simple | time | 1.00 s | 2.00 s | 0.50 (" in text
     assert "emulator: no <emulator>" in text
 
 
-# Measuring.
+# Measurements.
 
 
-def test_processor_time_has_that_of_children() -> None:
+def test_processor_time_includes_child_processes() -> None:
     before = measure.cpu_seconds(os.getpid())
     child = os.fork()
     if not child:
@@ -224,17 +241,17 @@ def test_processor_time_has_that_of_children() -> None:
     assert 0.2 <= measure.cpu_seconds(os.getpid()) - before < 3
 
 
-def test_a_peak_is_forgotten() -> None:
+def test_reset_peak() -> None:
     large = bytearray(os.urandom(1)) * (64 << 20)
     assert len(large) == 64 << 20
     high = measure.peak_bytes(os.getpid())
     del large
-    measure.forget_peak(os.getpid())
+    measure.reset_peak(os.getpid())
     assert measure.peak_bytes(os.getpid()) < high - (32 << 20)
 
 
-def test_files_are_the_same_each_time(tmp_path: Path) -> None:
-    case = next(one for one in declaration.load() if one.name == "export-gzip")
+def test_files_are_reproducible(tmp_path: Path) -> None:
+    case = next(one for one in definitions.load() if one.name == "export-gzip")
     for name in ("a", "b"):
         builds._write_files(tmp_path / name, case)
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("a", "b"))
@@ -244,27 +261,28 @@ def test_files_are_the_same_each_time(tmp_path: Path) -> None:
     assert first[0].read_bytes() != first[1].read_bytes()
 
 
-def test_without_an_emulator_a_case_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binfmt, "runs", lambda _platform: False)
-    skipped = [c.name for c in declaration.load() if builds.reason_not_to(c, [])]
+    skipped = [c.name for c in definitions.load() if builds.skip_reason(c, [])]
     assert skipped == ["emulator"]
 
 
-def test_a_dry_run_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(builds, "run", lambda _options: pytest.fail("measured"))
-    assert builds.main(Options(only="simple", count=3, dry=True)) is None
-    assert "would measure, 3 times: simple: " in capsys.readouterr().err
+    with dry_run.running(dry=True):
+        assert builds.main(BuildSettings(only="simple", count=3)) is None
+    assert re.search("3 times.* simple: ", capsys.readouterr().err)
 
 
 def test_too_little_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(host, "free_bytes", lambda _path: builds.NEEDED_BYTES - 1)
-    with pytest.raises(StorageError, match="GiB free"), builds._workshop():
+    with pytest.raises(StorageError, match="GiB"), builds._workspace():
         pass
     assert not list(tmp_path.iterdir())
 
 
-def test_a_profile_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_needs_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builds, "run", lambda _options: pytest.fail("measured"))
-    with pytest.raises(UsageError, match="no such folder"):
-        builds.main(Options(profile=str(tmp_path / "none" / "cpu.pprof")))
+    with pytest.raises(UsageError, match="--profile"):
+        builds.main(BuildSettings(profile=str(tmp_path / "none" / "cpu.pprof")))

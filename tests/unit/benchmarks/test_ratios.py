@@ -7,7 +7,7 @@ import pytest
 from benchmarks import ratios
 
 
-def test_what_disturbs_both_disturbs_no_ratio() -> None:
+def test_noise_of_both_does_not_change_the_ratio() -> None:
     load = [1, 9, 2, 30, 4, 3]
     ratio = ratios.of([0.9 * one for one in load], load)
     assert ratio is not None
@@ -28,7 +28,7 @@ def test_verdicts(ours: list[float], verdict: str) -> None:
     assert ratio.verdict == verdict
 
 
-def test_one_pair_is_too_few_unless_it_is_exact() -> None:
+def test_one_pair_is_enough_only_for_exact_values() -> None:
     for exact, verdict, text in ((False, "too few runs", "0.90"), (True, "less", "0.900")):
         ratio = ratios.of([9], [10], exact=exact)
         assert ratio is not None
@@ -38,15 +38,15 @@ def test_one_pair_is_too_few_unless_it_is_exact() -> None:
     assert same.verdict == "none shown"
 
 
-def test_the_same_samples_give_the_same_interval() -> None:
+def test_interval_is_reproducible() -> None:
     ours, theirs = [3.0, 1.0, 4.0, 1.5, 9.0], [2.0, 7.0, 1.0, 8.0, 2.5]
     first = ratios.of(ours, theirs)
     random.seed()
     assert ratios.of(ours, theirs) == first
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """Of a hundred comparisons of equals, few see a difference."""
+def test_interval_contains_the_true_ratio() -> None:
+    """Few of a hundred comparisons of equal candidates show a difference."""
     draw = random.Random(1)
     wrong = 0
     for _ in range(100):
@@ -58,10 +58,10 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1.0], [0.0]), ([float("inf")], [1.0])])
-def test_nothing_to_divide(ours: list[float], theirs: list[float]) -> None:
+def test_no_ratio(ours: list[float], theirs: list[float]) -> None:
     assert ratios.of(ours, theirs) is None
 
 
-def test_pairs_are_pairs() -> None:
+def test_unequal_numbers_of_runs() -> None:
     with pytest.raises(ValueError, match="zip"):
         ratios.of([1, 2], [1])

@@ -9,26 +9,26 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, pins, project
-from buildkit_riscv64.arch import Target
-from buildkit_riscv64.binaries import bundle, cc, source, toolchain
+from buildkit_riscv64.binaries import bundle, c_toolchain, source, toolchain
 from buildkit_riscv64.binaries import compile as compiler
-from buildkit_riscv64.errors import BuildError, CheckError, SourceError
-from buildkit_riscv64.pins import Release
+from buildkit_riscv64.core import dist, pins, project
+from buildkit_riscv64.core.arch import Target
+from buildkit_riscv64.core.errors import BuildError, CheckError, SourceError
+from buildkit_riscv64.core.pins import PinnedRelease
 
-from .. import making
-from ..making import GO, PINS, SUM, TIME, Commands
+from .. import factories
+from ..factories import GO, PINS, SUM, TIME, Commands
 
 TARGET = Target.parse("linux-riscv64")
 RUNC, PLUGINS, ROOTLESSKIT = bundle.COMPONENTS
 
 
-# What it is made of.
+# Components.
 
 
-def test_every_program_of_the_bundle_comes_from_one_component() -> None:
-    made = [command for one in bundle.COMPONENTS for command in one.packages]
-    assert sorted(made) == list(dist.BUNDLE)
+def test_each_program_has_one_component() -> None:
+    programs = [command for one in bundle.COMPONENTS for command in one.packages]
+    assert sorted(programs) == list(dist.BUNDLE)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_every_program_of_the_bundle_comes_from_one_component() -> None:
         ("v10.0.0-rc.1", "github.com/rootless-containers/rootlesskit/v10"),
     ],
 )
-def test_a_module_is_called_by_its_major_version(version: str, module: str) -> None:
+def test_module_path_has_the_major_version(version: str, module: str) -> None:
     assert ROOTLESSKIT.module(version) == module
     assert ROOTLESSKIT.commands(version) == {"rootlesskit": f"{module}/cmd/rootlesskit"}
 
 
-def test_a_program_may_be_the_module_itself() -> None:
+def test_program_at_the_module_root() -> None:
     assert RUNC.commands("v1.4.3") == {"buildkit-runc": "github.com/opencontainers/runc"}
 
 
@@ -57,7 +57,7 @@ def parts() -> list[bundle.Part]:
 def test_parts(checkout: Path) -> None:
     runc, plugins, rootlesskit = parts()
     assert (runc.sum, runc.directory) == (SUM, project.UPSTREAM_MODULE / "runc")
-    # Upstream's flags (its Dockerfile, stage `runc`), and ours for any place.
+    # Upstream's flags (its Dockerfile, stage `runc`), and ours for reproducibility.
     assert runc.flags == [
         "-trimpath", "-buildvcs=false", "-mod=readonly",
         "-tags=apparmor,seccomp,netgo,cgo,static_build,osusergo", "-ldflags=-extldflags -static",
@@ -74,8 +74,8 @@ def test_parts(checkout: Path) -> None:
     assert runc.job.selecting == runc.flags[2:4]
 
 
-def test_ours_are_pinned_whole() -> None:
-    """In this checkout: each go.sum has the hash, and `go` is what the component itself says."""
+def test_pins_of_this_checkout_are_complete() -> None:
+    """In this checkout, each go.sum has the hash, and `go` is the component's own version."""
     for part in bundle.parts(pins.load()):
         assert part.sum.startswith("h1:")
         text = (part.directory / "go.mod").read_text()
@@ -92,33 +92,34 @@ Change = Callable[[Path], object]
     ("change", "message"),
     [
         (lambda f: (f / "go.sum").unlink(), "No such file"),
-        (lambda f: (f / "go.sum").write_text(""), "upstream/runc/go.sum has no hash of github.com/opencontainers/runc v1.4.3"),
-        (lambda f: (f / "go.mod").write_text("module x\n"), "upstream/runc/go.mod does not require the pinned github.com/opencontainers/runc v1.4.3"),
+        (lambda f: (f / "go.sum").write_text(""), "pins/upstream/runc/go.sum has no hash of github.com/opencontainers/runc v1.4.3"),
+        (lambda f: (f / "go.mod").write_text("module x\n"), "pins/upstream/runc/go.mod does not require the pinned github.com/opencontainers/runc v1.4.3"),
     ],
 )  # fmt: skip
-def test_parts_that_are_not_as_they_are_pinned(checkout: Path, change: Change, message: str) -> None:  # fmt: skip
+def test_parts_with_wrong_module_files(checkout: Path, change: Change, message: str) -> None:
     change(project.UPSTREAM_MODULE / "runc")
     with pytest.raises(SourceError, match=message) as caught:
         parts()
-    assert "invoke source.update v0.32.2" in caught.value.hint
+    assert "invoke pins.update v0.32.2" in caught.value.hint
 
 
-def test_a_part_that_is_not_pinned(checkout: Path) -> None:
-    with pytest.raises(
-        SourceError, match=r"does not say which runc belongs to v0\.32\.2"
-    ) as caught:
+def test_unpinned_part(checkout: Path) -> None:
+    with pytest.raises(SourceError, match=r"runc .*v0\.32\.2") as caught:
         bundle.parts(replace(PINS, bundle={}))
-    assert "invoke source.update v0.32.2" in caught.value.hint
+    assert "invoke pins.update v0.32.2" in caught.value.hint
 
 
-# What decides.
+# Cache key.
 
 
-def test_everything_that_decides_is_in_the_digest(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_every_input_is_in_the_digest(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def digest(pinned: pins.Pins = PINS, target: str = "linux-riscv64") -> str:
         return bundle.inputs(bundle.parts(pinned), Target.parse(target), pinned)
 
-    named = {**PINS.bundle, "runc": Release(version="v1.4.3", time=TIME, commit=making.COMMIT)}
+    named = {
+        **PINS.bundle,
+        "runc": PinnedRelease(version="v1.4.3", time=TIME, commit=factories.COMMIT),
+    }
     seen = [
         digest(), digest(replace(PINS, go="1.26.11")), digest(target="linux-riscv64-rva22u64"),
         digest(replace(PINS, bundle=named)),
@@ -135,23 +136,29 @@ def test_everything_that_decides_is_in_the_digest(checkout: Path, monkeypatch: p
     assert len(set(seen)) == len(seen)
 
 
-def test_the_release_of_upstream_does_not(checkout: Path) -> None:
+def test_upstream_release_is_not_in_the_digest(checkout: Path) -> None:
     other = replace(PINS, version="v0.33.0", commit="1" * 40)
     assert bundle.inputs(parts(), TARGET, PINS) == bundle.inputs(parts(), TARGET, other)
 
 
 @pytest.fixture
 def manifest(checkout: Path) -> dict[str, Any]:
-    return {"bundle": copy.deepcopy(making.record_of_bundle(TARGET))}
+    return {"bundle": copy.deepcopy(factories.record_of_bundle(TARGET))}
 
 
 @pytest.mark.parametrize(
     ("lacking", "same", "current"), [(False, True, True), (False, False, False), (True, False, True)]
 )  # fmt: skip
-def test_is_current(manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lacking: bool, same: bool, current: bool) -> None:  # fmt: skip
-    """Another compiler makes another runc; but without any, nothing would become of it."""
-    monkeypatch.setattr(cc, "missing", lambda: {"gcc": "gcc"} if lacking else {})
-    monkeypatch.setattr(cc, "is_here", lambda recorded: same and recorded == making.C)
+def test_is_current(
+    manifest: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: bool,
+    same: bool,
+    current: bool,
+) -> None:
+    """Another compiler invalidates runc, but without a compiler it cannot be rebuilt."""
+    monkeypatch.setattr(c_toolchain, "missing", lambda: {"gcc": "gcc"} if lacking else {})
+    monkeypatch.setattr(c_toolchain, "is_here", lambda recorded: same and recorded == factories.C)
     digest = manifest["bundle"]["inputs"]
     assert bundle.is_current(manifest, digest) is current
     assert not bundle.is_current(manifest, "sha256:other")
@@ -159,17 +166,17 @@ def test_is_current(manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, l
     assert not bundle.is_current({"bundle": []}, digest)
 
 
-def test_of(manifest: dict[str, Any]) -> None:
+def test_component_of_a_program(manifest: dict[str, Any]) -> None:
     assert bundle.of(manifest, "buildkit-cni-bridge")["version"] == "v1.9.1"
     del manifest["bundle"]["components"][0]
-    with pytest.raises(CheckError, match="does not say what buildkit-runc comes from"):
+    with pytest.raises(CheckError, match=r"component .*buildkit-runc"):
         bundle.of(manifest, "buildkit-runc")
 
 
 # Fetching and compiling.
 
 
-def test_each_is_fetched_and_verified_by_itself(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_each_part_is_fetched_and_verified(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
     monkeypatch.setattr(source, "prepare", lambda part, _go: done.append(part.location))
     monkeypatch.setattr(source, "verify_modules", lambda _part, _go, name: done.append(name))
@@ -180,10 +187,12 @@ def test_each_is_fetched_and_verified_by_itself(checkout: Path, monkeypatch: pyt
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, str]]:
-    """Go, which calls programs by their packages; the environments it has had."""
+    """Fake Go, which names programs after their packages; its environments."""
     seen: list[Mapping[str, str]] = []
 
-    def run(job: compiler.Job, _go: object, output: Path, _scratch: Path, env: Mapping[str, str]) -> None:  # fmt: skip
+    def run(
+        job: compiler.Job, _go: object, output: Path, _scratch: Path, env: Mapping[str, str]
+    ) -> None:
         seen.append(env)
         for package in job.packages:
             words = [word for word in package.split("/") if word not in {"v2", "v3"}]
@@ -193,7 +202,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, str]]:
     return seen
 
 
-def test_programs_get_our_names(checkout: Path, compiled: list[Mapping[str, str]], tmp_path: Path) -> None:  # fmt: skip
+def test_programs_are_renamed(
+    checkout: Path, compiled: list[Mapping[str, str]], tmp_path: Path
+) -> None:
     output, scratch = tmp_path / "bin", tmp_path / "scratch"
     output.mkdir()
     scratch.mkdir()
@@ -206,14 +217,16 @@ def test_programs_get_our_names(checkout: Path, compiled: list[Mapping[str, str]
     assert list(scratch.iterdir()) == []
 
 
-def test_a_major_version_is_not_a_programs_name(checkout: Path, compiled: object, tmp_path: Path) -> None:  # fmt: skip
-    part = replace(parts()[0], release=Release(version="v2.0.0", time=TIME))
+def test_major_version_is_not_a_program_name(
+    checkout: Path, compiled: object, tmp_path: Path
+) -> None:
+    part = replace(parts()[0], release=PinnedRelease(version="v2.0.0", time=TIME))
     (tmp_path / "scratch").mkdir()
     bundle.compile_part(part, GO, tmp_path, tmp_path / "scratch", {})
     assert (tmp_path / "buildkit-runc").read_text() == "github.com/opencontainers/runc/v2"
 
 
-def test_what_does_not_compile(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+def test_compiler_error(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_args: object) -> None:
         raise BuildError("no seccomp.h")
 
@@ -224,7 +237,7 @@ def test_what_does_not_compile(checkout: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("buildkit-")] == []
 
 
-# By what Go recorded.
+# Build information.
 
 
 @pytest.fixture
@@ -236,7 +249,7 @@ def listed(checkout: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) 
 
 
 def differences(**changes: Any) -> list[str]:
-    info = making.build_info("buildkit-runc", TARGET)
+    info = factories.build_info("buildkit-runc", TARGET)
     settings = info["Settings"] | changes.pop("Settings", {})
     cross = {"GOARCH": "riscv64"}
     return bundle.differences(
@@ -244,7 +257,7 @@ def differences(**changes: Any) -> list[str]:
     )
 
 
-def test_a_good_program_is_the_same_by_its_record(listed: Commands) -> None:
+def test_matching_build_information(listed: Commands) -> None:
     assert differences() == []
     (call,) = listed.calls
     assert call.args == [
@@ -271,6 +284,8 @@ def test_a_good_program_is_the_same_by_its_record(listed: Commands) -> None:
         ({"Settings": {"GORISCV64": "rva22u64"}}, "GORISCV64: rva22u64, expected rva20u64"),
     ],
 )  # fmt: skip
-def test_another_is_not(listed: Commands, changes: dict[str, Any], message: str) -> None:
-    (told,) = differences(**changes)
-    assert message in told
+def test_differing_build_information(
+    listed: Commands, changes: dict[str, Any], message: str
+) -> None:
+    (reported,) = differences(**changes)
+    assert message in reported

@@ -7,151 +7,149 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, pins, project, schemas
-from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import check, toolchain
-from buildkit_riscv64.console import Status
-from buildkit_riscv64.errors import CheckError, UsageError
+from buildkit_riscv64.core import dist, project, schemas
+from buildkit_riscv64.core.arch import Target
+from buildkit_riscv64.core.console import Status
+from buildkit_riscv64.core.errors import CheckError, UsageError
 
-from .. import making
-from ..making import GO, Commands, edit_manifest
+from .. import factories
+from ..factories import GO, Commands, edit_manifest
+from ..published import command_answers
 
 TARGET = Target.parse("linux-riscv64")
 
 
 @pytest.fixture
-def folder(finished: Path, commands: Commands) -> Path:
-    """A finished folder whose programs answer."""
-    for command in dist.COMMANDS:
-        said = f"{command} {pins.MODULE} v0.32.2 {making.COMMIT}\n"
-        commands.answer(str(finished / "bin" / command), "--version", stdout=said)
-        commands.answer(str(finished / "bin" / command), "--help", stdout="USAGE:\n")
+def directory(finished: Path, commands: Commands) -> Path:
+    """A published directory whose programs answer."""
+    command_answers(commands, finished)
     return finished
 
 
-def failed(folder: Path) -> list[str]:
-    """What is refused."""
-    findings = check.examine(folder, TARGET, GO)
+def failed(directory: Path) -> list[str]:
+    """The failed checks."""
+    findings = check.examine(directory, TARGET, GO)
     return [f"{f.subject}: {f.check}: {f.detail}" for f in findings if f.status is Status.FAIL]
 
 
-def test_a_good_folder(folder: Path, commands: Commands) -> None:
-    findings = check.examine(folder, TARGET, GO)
+def test_good_directory(directory: Path, commands: Commands) -> None:
+    findings = check.examine(directory, TARGET, GO)
     assert {f.status for f in findings} == {Status.OK}
     assert {
         "schema", "target", "compiled natively on", "version", "revision", "Go", "files", "sha256",
         "complete", "nothing else", "ELF class", "machine", "linked", "package", "GOOS/GOARCH",
         "CGO_ENABLED", "GORISCV64", "trimpath", "tags", "module", "runs", "--version", "--help",
     } - {f.check for f in findings} == {"runs"}  # fmt: skip
-    binary = str(folder / "bin" / "buildctl")
+    binary = str(directory / "bin" / "buildctl")
     assert [binary, "--version"] in commands.args
     assert [binary, "--help"] in commands.args
-    check.require_good(folder, TARGET, GO)
+    check.require_good(directory, TARGET, GO)
 
 
-def test_a_verdict_beside_it_is_no_intruder(folder: Path) -> None:
-    (folder / dist.VERDICT).write_text("{}")
-    assert failed(folder) == []
+def test_verdict_file_is_accepted(directory: Path) -> None:
+    (directory / dist.VERDICT).write_text("{}")
+    assert failed(directory) == []
 
 
 @pytest.mark.parametrize(
     "name", ["extra", ".hidden", "bin/extra", "bin/.hidden", "deep/er/file", "empty/"]
 )
-def test_an_extra_file(folder: Path, name: str) -> None:
-    path = folder / name
+def test_extra_file(directory: Path, name: str) -> None:
+    path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir() if name.endswith("/") else path.write_text("x")
-    (told,) = failed(folder)
-    assert told.startswith(".: nothing else: ")
-    assert name.rstrip("/") in told
+    (reported,) = failed(directory)
+    assert reported.startswith(".: nothing else: ")
+    assert name.rstrip("/") in reported
 
 
-def test_a_dangling_link_is_an_extra_file(folder: Path) -> None:
-    (folder / "link").symlink_to("/nowhere")
-    assert failed(folder) == [".: nothing else: link, expected nothing"]
+def test_dangling_link_is_an_extra_file(directory: Path) -> None:
+    (directory / "link").symlink_to("/nowhere")
+    assert failed(directory) == [".: nothing else: link, expected nothing"]
 
 
 @pytest.mark.parametrize("name", ["buildkit-v0.32.2.linux-riscv64.tar.gz", dist.PROVENANCE, "buildctl.cdx.json"])  # fmt: skip
-def test_a_missing_file(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-    assert failed(folder) == [f"{name}: sha256: cannot be read: No such file or directory"]
+def test_missing_file(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    assert failed(directory) == [f"{name}: sha256: cannot be read: No such file or directory"]
 
 
-def test_a_missing_program(folder: Path) -> None:
-    (folder / "bin" / "buildctl").unlink()
-    told = failed(folder)
-    assert told[0].startswith("bin/buildctl: sha256: cannot be read")
-    assert told[1].startswith("bin/buildctl: program: buildctl is not an ELF program")
+def test_missing_program(directory: Path) -> None:
+    (directory / "bin" / "buildctl").unlink()
+    reported = failed(directory)
+    assert reported[0].startswith("bin/buildctl: sha256: cannot be read")
+    assert reported[1].startswith("bin/buildctl: program: buildctl is not an ELF program")
 
 
-def test_a_changed_byte(folder: Path) -> None:
-    with (folder / "bin" / "buildctl").open("ab") as file:
+def test_changed_byte(directory: Path) -> None:
+    with (directory / "bin" / "buildctl").open("ab") as file:
         file.write(b"x")
-    (told,) = failed(folder)
-    assert told.startswith("bin/buildctl: sha256: ")
+    (reported,) = failed(directory)
+    assert reported.startswith("bin/buildctl: sha256: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0  bin/buildctl\n", None])
-def test_damaged_sums(folder: Path, content: bytes | None) -> None:
+def test_damaged_checksums(directory: Path, content: bytes | None) -> None:
     if content is None:
-        (folder / dist.SUMS).unlink()
+        (directory / dist.SUMS).unlink()
     else:
-        (folder / dist.SUMS).write_bytes(content)
-    assert failed(folder) == ["SHA256SUMS: complete: differs, expected all files"]
+        (directory / dist.SUMS).write_bytes(content)
+    assert failed(directory) == ["SHA256SUMS: complete: differs, expected all files"]
 
 
-def test_a_changed_manifest_is_seen_in_the_sums(folder: Path) -> None:
-    text = (folder / dist.MANIFEST).read_text()
-    (folder / dist.MANIFEST).write_text(text.replace('"seconds": 100.0', '"seconds": 1.0'))
-    assert failed(folder) == ["SHA256SUMS: complete: differs, expected all files"]
+def test_changed_manifest_does_not_match_checksums(directory: Path) -> None:
+    text = (directory / dist.MANIFEST).read_text()
+    (directory / dist.MANIFEST).write_text(text.replace('"seconds": 100.0', '"seconds": 1.0'))
+    assert failed(directory) == ["SHA256SUMS: complete: differs, expected all files"]
 
 
-def forge(folder: Path, command: str, content: bytes) -> None:
-    """Another program, with manifest and sums that agree with it."""
-    path = folder / dist.binary(command)
+def forge(directory: Path, command: str, content: bytes) -> None:
+    """Replace a program, with matching manifest and checksums."""
+    path = directory / dist.binary(command)
     path.write_bytes(content)
 
     def record(manifest: dict[str, Any]) -> None:
         for file in manifest["files"]:
             if file["name"] == dist.binary(command):
-                file.update(dist.record(folder, [file["name"]])[0])
+                file.update(dist.record(directory, [file["name"]])[0])
 
-    edit_manifest(folder, record)
+    edit_manifest(directory, record)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
-        (making.elf("amd64"), "machine: EM_X86_64, expected EM_RISCV"),
-        (making.elf("riscv64", bits=32), "ELF class: 32, expected 64"),
-        (making.elf("riscv64", interpreter="/lib/ld.so.1"), "linked: /lib/ld.so.1, expected statically"),
-        (making.elf("riscv64", needed="libc.so.6"), "linked: libc.so.6, expected statically"),
+        (factories.elf("amd64"), "machine: EM_X86_64, expected EM_RISCV"),
+        (factories.elf("riscv64", bits=32), "ELF class: 32, expected 64"),
+        (factories.elf("riscv64", interpreter="/lib/ld.so.1"), "linked: /lib/ld.so.1, expected statically"),
+        (factories.elf("riscv64", needed="libc.so.6"), "linked: libc.so.6, expected statically"),
     ],
 )  # fmt: skip
-def test_a_forged_program(folder: Path, content: bytes, told: str) -> None:
-    forge(folder, "buildctl", content)
-    assert failed(folder) == [f"bin/buildctl: {told}"]
+def test_forged_program(directory: Path, content: bytes, reported: str) -> None:
+    forge(directory, "buildctl", content)
+    assert failed(directory) == [f"bin/buildctl: {reported}"]
 
 
-def test_a_program_of_this_system_is_refused(folder: Path) -> None:
-    forge(folder, "buildkitd", Path("/bin/sh").read_bytes())
-    assert any(told.startswith("bin/buildkitd: linked: /lib") for told in failed(folder))
+def test_dynamic_program_is_refused(directory: Path) -> None:
+    forge(directory, "buildkitd", Path("/bin/sh").read_bytes())
+    assert any(reported.startswith("bin/buildkitd: linked: /lib") for reported in failed(directory))
 
 
 @pytest.mark.parametrize("content", [b"#!/bin/sh\necho yes\n", b"", b"\x7fELF"])
-def test_no_program_at_all(folder: Path, content: bytes) -> None:
-    forge(folder, "buildctl", content or b"\0")
-    (told,) = failed(folder)
-    assert told.startswith("bin/buildctl: program: buildctl is not an ELF program")
+def test_not_an_elf_program(directory: Path, content: bytes) -> None:
+    forge(directory, "buildctl", content or b"\0")
+    (reported,) = failed(directory)
+    assert reported.startswith("bin/buildctl: program: buildctl is not an ELF program")
 
 
 def info(monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Programs in which Go's linker recorded something else."""
+    """Programs with changed build information."""
 
     def read(path: Path, _go: object) -> dict[str, Any]:
-        made = making.build_info(path.name, TARGET)
-        edit(made)
-        return made
+        info = factories.build_info(path.name, TARGET)
+        edit(info)
+        return info
 
     monkeypatch.setattr(check, "read_build_info", read)
 
@@ -161,7 +159,7 @@ def setting(name: str, value: str) -> Callable[[dict[str, Any]], object]:
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "reported"),
     [
         (setting("GOARCH", "amd64"), "GOOS/GOARCH: linux/amd64, expected linux/riscv64"),
         (setting("GOOS", "freebsd"), "GOOS/GOARCH: freebsd/riscv64, expected linux/riscv64"),
@@ -174,30 +172,35 @@ def setting(name: str, value: str) -> Callable[[dict[str, Any]], object]:
         (lambda i: i.pop("GoVersion"), "Go: , expected go1.26.10"),
         (lambda i: i.update(Path="evil"), "package: evil, expected github.com/moby/buildkit/cmd/buildctl"),
         (lambda i: i.pop("Path"), "package: None, expected github.com/moby/buildkit/cmd/buildctl"),
-        (lambda i: i["Main"].update(Sum="h1:other"), f"module: h1:other, expected {making.SUM}"),
-        (lambda i: i.pop("Main"), f"module: , expected {making.SUM}"),
+        (lambda i: i["Main"].update(Sum="h1:other"), f"module: h1:other, expected {factories.SUM}"),
+        (lambda i: i.pop("Main"), f"module: , expected {factories.SUM}"),
     ],
 )  # fmt: skip
-def test_another_build_information(folder: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], object], told: str) -> None:  # fmt: skip
+def test_wrong_build_information(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: Callable[[dict[str, Any]], object],
+    reported: str,
+) -> None:
     info(monkeypatch, edit)
-    assert f"bin/buildctl: {told}" in failed(folder)
+    assert f"bin/buildctl: {reported}" in failed(directory)
 
 
-def test_no_build_information(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_build_information(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(path: Path, _go: object) -> dict[str, Any]:
         raise CheckError(f"{path.name} has no Go build information")
 
     monkeypatch.setattr(check, "read_build_info", none)
-    assert "bin/buildctl: program: buildctl has no Go build information" in failed(folder)
+    assert "bin/buildctl: program: buildctl has no Go build information" in failed(directory)
 
 
-def test_an_experiment_is_no_other_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_go_experiment_is_accepted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info(monkeypatch, lambda i: i.update(GoVersion="go1.26.10 X:boringcrypto"))
-    assert failed(folder) == []
+    assert failed(directory) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "stdout", "stderr", "told"),
+    ("code", "stdout", "stderr", "reported"),
     [
         (0, "buildctl github.com/moby/buildkit v0.32.1 x", "", "buildctl github.com/moby/buildkit v0.32.1 x, expected buildctl github.com/moby/buildkit v0.32.2 "),
         (-11, "", "", "killed by SIGSEGV: , expected"),
@@ -205,50 +208,56 @@ def test_an_experiment_is_no_other_go(folder: Path, monkeypatch: pytest.MonkeyPa
         (126, "", "x: cannot be executed: Exec format error", "exit code 126: x: cannot be executed"),
     ],
 )  # fmt: skip
-def test_a_program_that_does_not_answer(folder: Path, commands: Commands, code: int, stdout: str, stderr: str, told: str) -> None:  # fmt: skip
-    commands.answer(str(folder / "bin" / "buildctl"), code=code, stdout=stdout, stderr=stderr)
-    assert failed(folder)[0].startswith(f"bin/buildctl: --version: {told}")
-    assert failed(folder)[1].startswith("bin/buildctl: --help: ")
+def test_program_without_answer(
+    directory: Path, commands: Commands, code: int, stdout: str, stderr: str, reported: str
+) -> None:
+    commands.answer(str(directory / "bin" / "buildctl"), code=code, stdout=stdout, stderr=stderr)
+    assert failed(directory)[0].startswith(f"bin/buildctl: --version: {reported}")
+    assert failed(directory)[1].startswith("bin/buildctl: --help: ")
 
 
-def test_programs_get_a_limit_of_time(folder: Path, commands: Commands) -> None:
-    failed(folder)
+def test_programs_have_a_timeout(directory: Path, commands: Commands) -> None:
+    failed(directory)
     assert {call.options["timeout"] for call in commands.calls} == {check.ANSWER_SECONDS}
 
 
-def test_programs_of_another_machine_are_not_run(folder: Path, commands: Commands, on: Callable[[str], None]) -> None:  # fmt: skip
+def test_foreign_programs_are_not_run(
+    directory: Path, commands: Commands, on: Callable[[str], None]
+) -> None:
     on("x86_64")
-    findings = check.examine(folder, TARGET, GO)
+    findings = check.examine(directory, TARGET, GO)
     assert commands.calls == []
     warned = [f for f in findings if f.status is Status.WARN]
     assert [f.detail for f in warned] == ["not run: this machine is amd64"] * 2
-    assert failed(folder) == []
+    assert failed(directory) == []
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "reported"),
     [
         (lambda m: m["host"].update(arch="amd64"), "compiled natively on: amd64, expected riscv64"),
         (lambda m: m.update(target="linux-riscv64-rva22u64"), "target: linux-riscv64-rva22u64, expected linux-riscv64"),
-        (lambda m: m.update(revision="0" * 40), f"revision: {'0' * 40}, expected {making.COMMIT}"),
+        (lambda m: m.update(revision="0" * 40), f"revision: {'0' * 40}, expected {factories.COMMIT}"),
         (lambda m: m["go"].update(version="go1.26.9"), "Go: go1.26.9, expected go1.26.10"),
     ],
 )  # fmt: skip
-def test_a_manifest_that_says_something_else(folder: Path, edit: Callable[[dict[str, Any]], object], told: str) -> None:  # fmt: skip
-    edit_manifest(folder, edit)
-    assert f"manifest.json: {told}" in failed(folder)
+def test_wrong_manifest(
+    directory: Path, edit: Callable[[dict[str, Any]], object], reported: str
+) -> None:
+    edit_manifest(directory, edit)
+    assert f"manifest.json: {reported}" in failed(directory)
 
 
-def test_a_development_build_is_a_warning(folder: Path) -> None:
-    edit_manifest(folder, lambda m: m["source"].update(pinned=False))
-    (warned,) = [f for f in check.examine(folder, TARGET, GO) if f.status is Status.WARN]
-    assert warned.detail == "v0.32.2: a development build, not the pinned v0.32.2"
+def test_development_build_is_a_warning(directory: Path) -> None:
+    edit_manifest(directory, lambda m: m["source"].update(pinned=False))
+    (warned,) = [f for f in check.examine(directory, TARGET, GO) if f.status is Status.WARN]
+    assert "development build" in warned.detail
 
 
-def test_a_build_by_make_has_no_flags_of_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    edit_manifest(folder, lambda m: (m["build"].update(via="make", flags=[]), m["go"].update(origin="container")))  # fmt: skip
+def test_build_by_make_has_no_flags(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_manifest(directory, lambda m: (m["build"].update(via="make", flags=[]), m["go"].update(origin="container")))  # fmt: skip
     info(monkeypatch, lambda i: i["Settings"].pop("-trimpath"))
-    assert failed(folder) == []
+    assert failed(directory) == []
 
 
 # The schema.
@@ -273,7 +282,7 @@ def put(value: object, *keys: str) -> Callable[[dict[str, Any]], object]:
 
 
 def name_of_file(name: object) -> Callable[[dict[str, Any]], object]:
-    return lambda manifest: manifest["files"][0].update(name=name)
+    return lambda manifest: manifest["files"][-1].update(name=name)
 
 
 REQUIRED = ["manifest_version", "target", "version", "revision", "source", "go", "build", "host", "files"]  # fmt: skip
@@ -286,7 +295,7 @@ HOSTILE_NAMES = ["../x", "/etc/passwd", ".hidden", "bin/../../x", "bin/.x", "a//
         *map(drop, REQUIRED), *map(name_of_file, HOSTILE_NAMES),
         put(2, "manifest_version"), put("1", "manifest_version"), put("x", "extra"),
         put("linux-mips", "target"), put("../x", "target"), put("linux-riscv64-rva20u64", "target"),
-        put("abc", "revision"), put(f"{making.COMMIT}.x", "revision"), put("", "version"),
+        put("abc", "revision"), put(f"{factories.COMMIT}.x", "revision"), put("", "version"),
         put("ftp", "source", "kind"), put("yes", "source", "dirty"), drop("source", "pinned"),
         put("1.26", "go", "version"), put("sha256:x", "build", "inputs"), put(-1, "build", "seconds"),
         put("make it", "build", "via"), put("emulated", "host", "execution"), put("mips", "host", "arch"),
@@ -295,35 +304,33 @@ HOSTILE_NAMES = ["../x", "/etc/passwd", ".hidden", "bin/../../x", "bin/.x", "a//
         lambda m: m["files"][0].pop("size"), lambda m: m["build"].update(environment={"A": 1}),
     ],
 )  # fmt: skip
-def test_the_schema_refuses(pristine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def test_schema_refuses(pristine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((pristine / dist.MANIFEST).read_text())
     edit(manifest)
-    assert schemas.objection(manifest, schemas.BINARIES)
+    assert schemas.validation_error(manifest, schemas.BINARIES)
 
 
-def test_nothing_else_is_looked_at_where_the_schema_objects(
-    folder: Path, commands: Commands
-) -> None:
-    edit_manifest(folder, name_of_file("../../etc/passwd"))
-    (told,) = failed(folder)
-    assert told.startswith("manifest.json: schema: ")
+def test_invalid_manifest_ends_the_check(directory: Path, commands: Commands) -> None:
+    edit_manifest(directory, name_of_file("../../etc/passwd"))
+    (reported,) = failed(directory)
+    assert reported.startswith("manifest.json: schema: ")
     assert commands.calls == []
 
 
 @pytest.mark.parametrize(
     "edit",
     [
-        put(f"{making.COMMIT}.m", "revision"), put("linux-riscv64-rva23u64", "target"),
+        put(f"{factories.COMMIT}.m", "revision"), put("linux-riscv64-rva23u64", "target"),
         name_of_file("a/b/c.d"), name_of_file("a..b"), put("", "source", "sum"),
     ],
 )  # fmt: skip
-def test_the_schema_accepts(pristine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def test_schema_accepts(pristine: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((pristine / dist.MANIFEST).read_text())
     edit(manifest)
-    assert schemas.objection(manifest, schemas.BINARIES) == ""
+    assert schemas.validation_error(manifest, schemas.BINARIES) == ""
 
 
-def test_the_schema_is_draft_7_and_closed() -> None:
+def test_schema_is_draft_7_and_closed() -> None:
     schema = json.loads(schemas.BINARIES.read_text())
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
 
@@ -336,7 +343,7 @@ def test_the_schema_is_draft_7_and_closed() -> None:
 
     for node in objects(schema):
         assert "additionalProperties" in node, node
-        # Only what was compiled with a profile has one; only some have a bundle, or C in it.
+        # A profile, a bundle and C in it are optional.
         named = set(node.get("properties", {})) - {"pgo", "bundle", "c"}
         assert sorted(node.get("required", [])) == sorted(named), node
 
@@ -346,16 +353,13 @@ def test_the_schema_is_draft_7_and_closed() -> None:
 
 @pytest.fixture
 def whole(bundled: Path, commands: Commands) -> Path:
-    """A finished folder with a bundle, whose programs answer."""
-    for command in dist.COMMANDS:
-        said = f"{command} {pins.MODULE} v0.32.2 {making.COMMIT}\n"
-        commands.answer(str(bundled / "bin" / command), "--version", stdout=said)
-        commands.answer(str(bundled / "bin" / command), "--help", stdout="USAGE:\n")
-    making.answers(commands, bundled)
+    """A published directory with a bundle, whose programs answer."""
+    command_answers(commands, bundled)
+    factories.answers(commands, bundled)
     return bundled
 
 
-def test_a_good_bundle(whole: Path, commands: Commands) -> None:
+def test_good_bundle(whole: Path, commands: Commands) -> None:
     findings = check.examine(whole, TARGET, GO)
     assert {f.status for f in findings} == {Status.OK}
     subjects = {f.subject for f in findings}
@@ -369,7 +373,9 @@ def test_a_good_bundle(whole: Path, commands: Commands) -> None:
     assert [str(whole / "bin" / "rootlesskit"), "--version"] in commands.args
 
 
-def test_on_another_machine_a_bundle_is_not_run(whole: Path, on: Callable[[str], None], commands: Commands) -> None:  # fmt: skip
+def test_foreign_bundle_is_not_run(
+    whole: Path, on: Callable[[str], None], commands: Commands
+) -> None:
     on("x86_64")
     findings = check.examine(whole, TARGET, GO)
     not_run = [f.subject for f in findings if f.status is Status.WARN]
@@ -391,7 +397,9 @@ def test_on_another_machine_a_bundle_is_not_run(whole: Path, on: Callable[[str],
         ("buildkit-cni-loopback", {"stdout": "garbage", "stderr": "CNI loopback plugin v1.9.1\n"}, "VERSION: garbage, expected CNI 1.0.0"),
     ],
 )  # fmt: skip
-def test_a_program_that_answers_otherwise(whole: Path, commands: Commands, command: str, answer: dict[str, Any], message: str) -> None:  # fmt: skip
+def test_wrong_answer(
+    whole: Path, commands: Commands, command: str, answer: dict[str, Any], message: str
+) -> None:
     commands.answer(str(whole / "bin" / command), **answer)
     assert f"bin/{command}: {message}" in failed(whole)
 
@@ -404,19 +412,21 @@ def test_a_program_that_answers_otherwise(whole: Path, commands: Commands, comma
         ("buildkit-cni-firewall", "GOARCH", "amd64"), ("rootlesskit", "-pgo", "default.pgo"),
     ],
 )  # fmt: skip
-def test_a_program_that_was_compiled_otherwise(whole: Path, monkeypatch: pytest.MonkeyPatch, command: str, setting: str, value: str) -> None:  # fmt: skip
+def test_wrong_compilation(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, command: str, setting: str, value: str
+) -> None:
     def read(path: Path, _go: object) -> dict[str, Any]:
         changes = {setting: value} if path.name == command else {}
-        return making.build_info(path.name, TARGET, **changes)
+        return factories.build_info(path.name, TARGET, **changes)
 
     monkeypatch.setattr(check, "read_build_info", read)
-    (told,) = failed(whole)
-    assert told.startswith(f"bin/{command}: ")
-    assert value in told
+    (reported,) = failed(whole)
+    assert reported.startswith(f"bin/{command}: ")
+    assert value in reported
 
 
-def test_a_runc_that_is_not_static(whole: Path) -> None:
-    (whole / "bin" / "buildkit-runc").write_bytes(making.elf(needed="libseccomp.so.2"))
+def test_dynamic_runc(whole: Path) -> None:
+    (whole / "bin" / "buildkit-runc").write_bytes(factories.elf(needed="libseccomp.so.2"))
     assert "bin/buildkit-runc: linked: libseccomp.so.2, expected statically" in failed(whole)
 
 
@@ -425,20 +435,22 @@ def test_a_runc_that_is_not_static(whole: Path) -> None:
     [
         (lambda b: b["host"].update(arch="amd64"), "compiled natively on: amd64, expected riscv64"),
         (lambda b: b["go"].update(version="go1.26.9"), "Go: go1.26.9, expected go1.26.10"),
-        (lambda b: b["components"][0].update(version="v1.4.2"), "runc: github.com/opencontainers/runc@v1.4.2, expected github.com/opencontainers/runc@v1.4.3 as it is pinned"),
+        (lambda b: b["components"][0].update(version="v1.4.2"), "runc: github.com/opencontainers/runc@v1.4.2, expected github.com/opencontainers/runc@v1.4.3"),
         (lambda b: b["components"][2].update(sum="h1:other"), "rootlesskit: github.com/rootless-containers/rootlesskit/v3@v3.0.1, expected"),
         (lambda b: b["components"][1]["flags"].append("-race"), "cni-plugins: github.com/containernetworking/plugins@v1.9.1, expected"),
         (lambda b: b["components"].pop(), "components: ['runc', 'cni-plugins'], expected"),
     ],
 )  # fmt: skip
-def test_a_bundle_that_is_not_what_is_pinned(whole: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:  # fmt: skip
+def test_bundle_differs_from_pins(
+    whole: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
     edit_manifest(whole, lambda manifest: edit(manifest["bundle"]))
     assert any(one.startswith(f"manifest.json: bundle: {message}") for one in failed(whole))
 
 
-def test_a_program_of_which_the_manifest_says_nothing(whole: Path) -> None:
+def test_program_missing_in_the_manifest(whole: Path) -> None:
     edit_manifest(whole, lambda m: m["bundle"]["components"][2].update(commands={}))
-    assert "bin/rootlesskit: program: the manifest does not say what rootlesskit comes from" in failed(whole)  # fmt: skip
+    assert any(one.startswith("bin/rootlesskit: program: ") for one in failed(whole))
 
 
 @pytest.mark.parametrize(
@@ -452,13 +464,14 @@ def test_a_program_of_which_the_manifest_says_nothing(whole: Path) -> None:
         lambda m: m["bundle"]["components"][0]["c"]["libraries"][0].update(package="libc6"),
     ],
 )  # fmt: skip
-def test_a_bundle_that_the_schema_refuses(whole: Path, edit: Callable[[dict[str, Any]], object]) -> None:  # fmt: skip
+def test_schema_refuses_a_bundle(whole: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     edit_manifest(whole, edit)
-    (told,) = failed(whole)
-    assert told.startswith("manifest.json: schema: data.bundle")
+    (reported,) = failed(whole)
+    assert reported.startswith("manifest.json: schema: ")
+    assert "data.bundle" in reported
 
 
-def test_a_bundle_without_its_record_is_no_artifact(whole: Path) -> None:
+def test_unrecorded_bundle_is_refused(whole: Path) -> None:
     edit_manifest(whole, lambda manifest: manifest.pop("bundle"))
     assert any(one.startswith("manifest.json: files: ") for one in failed(whole))
 
@@ -466,20 +479,21 @@ def test_a_bundle_without_its_record_is_no_artifact(whole: Path) -> None:
 # The command.
 
 
-def test_require_good(folder: Path) -> None:
-    (folder / "extra").touch()
+def test_require_good(directory: Path) -> None:
+    (directory / "extra").touch()
     with pytest.raises(CheckError) as caught:
-        check.require_good(folder, TARGET, GO)
-    assert caught.value.brief == "linux-riscv64: .: nothing else: extra, expected nothing"
+        check.require_good(directory, TARGET, GO)
+    assert "linux-riscv64" in caught.value.brief
+    assert "extra" in caught.value.brief
 
 
-def test_everything_in_dist_is_examined(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_target_is_examined(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: GO)
     assert list(check.examine_all()) == ["linux-riscv64"]
     assert list(check.examine_all("linux-riscv64")) == ["linux-riscv64"]
 
 
-def test_nothing_to_examine_needs_no_go(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_dist_needs_no_go(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "ensure", lambda _pins: pytest.fail("asked for Go"))
     with pytest.raises(CheckError, match=r"nothing in .*dist/"):
         check.examine_all()

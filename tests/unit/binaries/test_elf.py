@@ -8,10 +8,10 @@ import pytest
 
 from buildkit_riscv64.binaries import elf
 from buildkit_riscv64.binaries.elf import Elf, read_build_info, read_elf
-from buildkit_riscv64.errors import CheckError
+from buildkit_riscv64.core.errors import CheckError
 
-from .. import making
-from ..making import GO, Commands
+from .. import factories
+from ..factories import GO, Commands
 
 
 @pytest.fixture
@@ -22,46 +22,47 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arch", "machine"), [("amd64", "EM_X86_64"), ("arm64", "EM_AARCH64"), ("riscv64", "EM_RISCV")]
 )
-def test_a_static_program(path: Path, arch: str, machine: str) -> None:
-    path.write_bytes(making.elf(arch))
+def test_static_program(path: Path, arch: str, machine: str) -> None:
+    path.write_bytes(factories.elf(arch))
     assert read_elf(path) == Elf(64, True, machine, "", ())
 
 
-def test_a_program_that_asks_for_a_loader_and_a_library(path: Path) -> None:
-    path.write_bytes(making.elf(interpreter="/lib/ld.so.1", needed="libc.so.6"))
+def test_dynamic_program(path: Path) -> None:
+    path.write_bytes(factories.elf(interpreter="/lib/ld.so.1", needed="libc.so.6"))
     assert read_elf(path) == Elf(64, True, "EM_RISCV", "/lib/ld.so.1", ("libc.so.6",))
 
 
-def test_a_library_without_a_loader(path: Path) -> None:
-    path.write_bytes(making.elf(needed="libc.so.6"))
+def test_library_without_a_loader(path: Path) -> None:
+    path.write_bytes(factories.elf(needed="libc.so.6"))
     assert read_elf(path).needed == ("libc.so.6",)
 
 
 def test_32_bits(path: Path) -> None:
-    path.write_bytes(making.elf(bits=32))
+    path.write_bytes(factories.elf(bits=32))
     assert read_elf(path).bits == 32
 
 
-def test_a_program_of_this_system_is_dynamic() -> None:
+def test_program_of_this_system_is_dynamic() -> None:
     assert read_elf(Path("/bin/sh").resolve()).interpreter.startswith("/lib")
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x7fELF", b"#!/bin/sh\n", b"MZ" + bytes(100), making.elf()[:40], bytes(64)]
+    "content",
+    [b"", b"\x7fELF", b"#!/bin/sh\n", b"MZ" + bytes(100), factories.elf()[:40], bytes(64)],
 )
-def test_no_program(path: Path, content: bytes) -> None:
+def test_not_an_elf_file(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckError, match="program is not an ELF program"):
         read_elf(path)
 
 
-def test_a_missing_program(path: Path) -> None:
+def test_missing_program(path: Path) -> None:
     with pytest.raises(CheckError, match="No such file"):
         read_elf(path)
 
 
 def test_damaged_headers_are_refused_or_read_but_never_crash(path: Path) -> None:
-    whole = making.elf(interpreter="/lib/ld.so.1", needed="libc.so.6")
+    whole = factories.elf(interpreter="/lib/ld.so.1", needed="libc.so.6")
     chance = random.Random(2)
     refused = 0
     for _ in range(100):
@@ -78,7 +79,7 @@ def test_damaged_headers_are_refused_or_read_but_never_crash(path: Path) -> None
 
 @pytest.fixture(autouse=True)
 def _go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elf, "environment", lambda _go: {"GOENV": "off"})
+    monkeypatch.setattr(elf, "environment", lambda _go, _extra: {"GOENV": "off"})
 
 
 def test_build_info(path: Path, commands: Commands) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import dist, storage
-from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import provenance
+from buildkit_riscv64.core import dist, filesystem
+from buildkit_riscv64.core.arch import Target
 
-from ..making import COMMIT, SUM, record_of_bundle
+from ..factories import COMMIT, SUM, record_of_bundle
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def manifest(finished: Path) -> dict[str, Any]:
     return read
 
 
-def test_the_statement(manifest: dict[str, Any]) -> None:
+def test_statement(manifest: dict[str, Any]) -> None:
     statement = json.loads(provenance.statement(manifest))
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
@@ -44,15 +44,17 @@ def test_the_statement(manifest: dict[str, Any]) -> None:
     assert details["metadata"]["startedOn"] == manifest["build"]["started"]
 
 
-def test_the_file_in_the_folder_is_about_the_binaries(finished: Path, manifest: dict[str, Any]) -> None:  # fmt: skip
+def test_written_statement_has_the_binaries_as_subjects(
+    finished: Path, manifest: dict[str, Any]
+) -> None:
     statement = json.loads((finished / dist.PROVENANCE).read_text())
     named = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
     assert named.keys() == {file["name"] for file in manifest["files"]} - {dist.PROVENANCE}
     for name, digest in named.items():
-        assert storage.sha256(finished / name) == digest
+        assert filesystem.sha256(finished / name) == digest
 
 
-def test_a_dirty_checkout_names_its_commit(manifest: dict[str, Any]) -> None:
+def test_dirty_checkout_names_its_commit(manifest: dict[str, Any]) -> None:
     manifest["revision"] += ".m"
     manifest["source"] |= {"sum": "", "kind": "path"}
     manifest["go"]["sum"] = "h1:go"
@@ -62,11 +64,11 @@ def test_a_dirty_checkout_names_its_commit(manifest: dict[str, Any]) -> None:
     assert go["digest"] == {"dirHash": "h1:go"}
 
 
-def test_the_same_manifest_has_the_same_statement(manifest: dict[str, Any]) -> None:
+def test_same_manifest_has_the_same_statement(manifest: dict[str, Any]) -> None:
     assert provenance.statement(manifest) == provenance.statement(manifest)
 
 
-def test_what_a_bundle_is_made_of(manifest: dict[str, Any]) -> None:
+def test_dependencies_of_a_bundle(manifest: dict[str, Any]) -> None:
     manifest["bundle"] = record_of_bundle(Target.parse("linux-riscv64"))
     manifest["bundle"]["components"][2] |= {"revision": COMMIT}
     definition = json.loads(provenance.statement(manifest))["predicate"]["buildDefinition"]
@@ -85,7 +87,7 @@ def test_what_a_bundle_is_made_of(manifest: dict[str, Any]) -> None:
     assert rootlesskit["digest"] == {"dirHash": SUM, "gitCommit": COMMIT}
 
 
-def test_a_statement_about_nothing_is_refused(manifest: dict[str, Any]) -> None:
+def test_statement_without_subjects_is_refused(manifest: dict[str, Any]) -> None:
     manifest["files"] = []
     with pytest.raises(ValueError, match="subject"):
         provenance.statement(manifest)

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64.arch import Target
 from buildkit_riscv64.binaries import sbom
+from buildkit_riscv64.core.arch import Target
 
-from ..making import SUM, TIME, C, build_info
+from ..factories import SUM, TIME, C, build_info
 
 TARGET = Target.parse("linux-riscv64")
 SHA256 = "ab" * 32
 
 
-def made(**changes: Any) -> dict[str, Any]:
+def document(**changes: Any) -> dict[str, Any]:
     info = build_info("buildctl", TARGET) | changes
     text = sbom.bill_of_materials("buildctl", SHA256, "v0.32.2", info, TIME)
     assert text.endswith("}\n")
@@ -23,8 +23,8 @@ def made(**changes: Any) -> dict[str, Any]:
     return parsed
 
 
-def test_the_program() -> None:
-    bom = made()
+def test_program() -> None:
+    bom = document()
     assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
     program = bom["metadata"]["component"]
     assert (program["name"], program["type"], program["version"]) == (
@@ -36,8 +36,8 @@ def test_the_program() -> None:
     assert bom["metadata"]["timestamp"] == "2026-08-04T12:27:40+00:00"
 
 
-def test_each_module_that_is_linked_in() -> None:
-    bom = made()
+def test_linked_modules() -> None:
+    bom = document()
     components = {component["name"]: component for component in bom["components"]}
     assert set(components) == {"std", "github.com/Azure/azure-sdk", "example.com/fork"}
     assert components["std"]["version"] == "1.26.10"
@@ -49,18 +49,18 @@ def test_each_module_that_is_linked_in() -> None:
     assert sorted(edges["dependsOn"]) == sorted(c["bom-ref"] for c in components.values())
 
 
-def test_what_replaces_a_module_is_named() -> None:
-    (fork,) = [c for c in made()["components"] if c["name"] == "example.com/fork"]
+def test_replacement_of_a_module_is_listed() -> None:
+    (fork,) = [c for c in document()["components"] if c["name"] == "example.com/fork"]
     assert fork["version"] == "v1.0.1"
 
 
-def test_a_module_without_hash_or_version() -> None:
-    bom = made(Deps=[{"Path": "local", "Version": "(devel)"}, {"Path": "x", "Replace": {"Path": "./x"}}])  # fmt: skip
+def test_module_without_hash_or_version() -> None:
+    bom = document(Deps=[{"Path": "local", "Version": "(devel)"}, {"Path": "x", "Replace": {"Path": "./x"}}])  # fmt: skip
     assert {component["name"] for component in bom["components"]} == {"std", "local", "./x"}
 
 
-def test_a_program_without_modules() -> None:
-    assert [component["name"] for component in made(Deps=None)["components"]] == ["std"]
+def test_program_without_modules() -> None:
+    assert [component["name"] for component in document(Deps=None)["components"]] == ["std"]
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_a_program_without_modules() -> None:
         ("rootlesskit", "pkg:golang/github.com/rootless-containers/rootlesskit/v3@v9.9.9#cmd/rootlesskit"),
     ],
 )  # fmt: skip
-def test_a_program_of_the_bundle_is_called_by_its_own_module(command: str, purl: str) -> None:
+def test_purl_of_a_bundle_program_has_its_module(command: str, purl: str) -> None:
     info = build_info(command, TARGET)
     bom = json.loads(sbom.bill_of_materials(command, SHA256, "v9.9.9", info, TIME))
     program = bom["metadata"]["component"]
     assert (program["name"], program["purl"]) == (command, purl)
 
 
-def test_the_c_that_is_linked_in_is_named() -> None:
+def test_linked_c_libraries_are_listed() -> None:
     info = build_info("buildkit-runc", TARGET)
     text = sbom.bill_of_materials("buildkit-runc", SHA256, "v1.4.3", info, TIME, C["libraries"])
     bom = json.loads(text)
@@ -86,16 +86,16 @@ def test_the_c_that_is_linked_in_is_named() -> None:
     assert components["libc.a"]["version"] == "2.41-12"
     assert components["libc.a"]["purl"] == "pkg:deb/debian/libc6-dev@2.41-12?arch=riscv64"
     assert components["libc.a"]["hashes"] == [{"alg": "SHA-256", "content": "1" * 64}]
-    # Of no package: it is what it is.
+    # A library without a package has only its name.
     assert "purl" not in components["libseccomp.a"]
     (edges,) = [d for d in bom["dependencies"] if d["ref"] == bom["metadata"]["component"]["bom-ref"]]  # fmt: skip
     assert {"libc.a", "libseccomp.a"} <= set(edges["dependsOn"])
 
 
-def test_the_same_program_has_the_same_bom() -> None:
-    assert made() == made()
+def test_same_program_has_the_same_bom() -> None:
+    assert document() == document()
     info = build_info("buildctl", TARGET)
     texts = {sbom.bill_of_materials("buildctl", SHA256, "v0.32.2", info, TIME) for _ in range(3)}
     texts.add(sbom.bill_of_materials("buildctl", "cd" * 32, "v0.32.2", info, TIME))
     assert len(texts) == 2
-    assert made()["serialNumber"].startswith("urn:uuid:abababab-abab-4bab-")
+    assert document()["serialNumber"].startswith("urn:uuid:abababab-abab-4bab-")

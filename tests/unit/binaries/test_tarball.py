@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import host, storage
 from buildkit_riscv64.binaries import tarball
+from buildkit_riscv64.core import filesystem, host
 
-from ..making import TIME
+from ..factories import TIME
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 NAMES = ["bin/buildkitd", "bin/buildctl"]
 
 
-def test_a_tarball_holds_the_files(files: Path) -> None:
+def test_tarball_holds_the_files(files: Path) -> None:
     tarball.pack(files, NAMES, files / "a.tar.gz", TIME)
     with tarfile.open(files / "a.tar.gz") as tar:
         assert tar.getnames() == ["bin/buildctl", "bin/buildkitd"]
@@ -43,7 +43,7 @@ def test_a_tarball_holds_the_files(files: Path) -> None:
             assert content.read() == (files / entry.name).read_bytes()
 
 
-def test_a_tarball_of_several_chunks_is_one_gzip_file(files: Path) -> None:
+def test_several_chunks_make_one_gzip_file(files: Path) -> None:
     tarball.pack(files, NAMES, files / "a.tar.gz", TIME)
     data = (files / "a.tar.gz").read_bytes()
     member = zlib.decompressobj(wbits=31)
@@ -54,7 +54,7 @@ def test_a_tarball_of_several_chunks_is_one_gzip_file(files: Path) -> None:
     assert data[4:8] == bytes(4), "no time in the header"
 
 
-def test_a_tarball_is_reproducible(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tarball_is_reproducible(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     for number, cpus in enumerate((1, 2, 64)):
         monkeypatch.setattr(host, "cpus", lambda cpus=cpus: cpus)
@@ -63,16 +63,16 @@ def test_a_tarball_is_reproducible(files: Path, monkeypatch: pytest.MonkeyPatch)
             (files / name).chmod(0o700 + number)
         names = NAMES if number else NAMES[::-1]
         tarball.pack(files, names, files / "a.tar.gz", TIME)
-        seen.add(storage.sha256(files / "a.tar.gz"))
+        seen.add(filesystem.sha256(files / "a.tar.gz"))
     assert len(seen) == 1
 
 
-def test_another_time_is_another_tarball(files: Path) -> None:
+def test_timestamp_changes_the_tarball(files: Path) -> None:
     tarball.pack(files, ["bin/buildkitd"], files / "a", TIME)
     tarball.pack(files, ["bin/buildkitd"], files / "b", datetime(2026, 1, 1, tzinfo=UTC))
     assert (files / "a").read_bytes() != (files / "b").read_bytes()
 
 
-def test_a_tarball_of_a_missing_file(files: Path) -> None:
+def test_tarball_of_a_missing_file(files: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tarball.pack(files, ["bin/none"], files / "a", TIME)

@@ -1,4 +1,4 @@
-"""What the tests of the image share."""
+"""Fixtures for tests of the image."""
 
 from __future__ import annotations
 
@@ -9,36 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import apt, dist
-from buildkit_riscv64.arch import Architecture
+from buildkit_riscv64.core import dist
+from buildkit_riscv64.core.arch import Architecture
 from buildkit_riscv64.image import container, layout
-from buildkit_riscv64.image.engines import Request
-from buildkit_riscv64.image.tools import Base, Origin
+from buildkit_riscv64.image.base_image import BaseImage, Origin
+from buildkit_riscv64.image.build_request import Request
 from buildkit_riscv64.image.variants import Variant
 
-from .picture import Alive
+from .fake_image import FakeContainer
 
 
 @pytest.fixture
-def provided(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], bool]]:
-    """Which tools were asked for, and whether without a question; all are there."""
-    asked: list[tuple[list[str], bool]] = []
-    monkeypatch.setattr(apt, "provide", lambda tools, yes: asked.append((list(tools), yes)))
-    return asked
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Base:
-    """A base of one file."""
+def base(tmp_path: Path) -> BaseImage:
+    """A base with one file."""
     (tmp_path / "base.root").mkdir()
     (tmp_path / "base.root" / "sh").write_text("a shell")
-    digest = layout.from_folder(tmp_path / "base.root", tmp_path / "base", Architecture.RISCV64)
-    return Base(layout=tmp_path / "base", digest=digest, origin=Origin.ROOTFS)
+    digest = layout.from_directory(tmp_path / "base.root", tmp_path / "base", Architecture.RISCV64)
+    return BaseImage(layout=tmp_path / "base", digest=digest, origin=Origin.ROOTFS)
 
 
 @pytest.fixture
-def wanted(base: Base) -> Request:
-    """A build of the rootless image."""
+def wanted(base: BaseImage) -> Request:
+    """A request for the rootless image."""
     title = "BuildKit, rootless"
     return Request(
         variant=Variant.ROOTLESS, base=base, packages=Path("/scratch"), binaries=Path("/dist/bin"),
@@ -47,15 +39,15 @@ def wanted(base: Base) -> Request:
 
 
 @pytest.fixture
-def alive(monkeypatch: pytest.MonkeyPatch) -> Alive:
-    """The container of every image, for root."""
-    made = Alive()
+def fake_container(monkeypatch: pytest.MonkeyPatch) -> FakeContainer:
+    """The container of every image, run by root."""
+    fake = FakeContainer()
 
     @contextmanager
-    def unpacked(place: Path) -> Iterator[Alive]:
+    def unpacked(place: Path) -> Iterator[FakeContainer]:
         assert place.name == dist.LAYOUT
-        yield made
+        yield fake
 
     monkeypatch.setattr(container, "unpacked", unpacked)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return made
+    return fake

@@ -9,22 +9,24 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import storage
-from buildkit_riscv64.errors import CheckError
+from buildkit_riscv64.core import filesystem
+from buildkit_riscv64.core.errors import CheckError
 from buildkit_riscv64.image import layout
 
 
-def make(folder: Path, text: str = "one", arch: str = "riscv64") -> layout.Image:
-    """An image of one file."""
-    root = folder.with_name(f"{folder.name}.root")
+def make(directory: Path, text: str = "one", arch: str = "riscv64") -> layout.Image:
+    """An image with one file."""
+    root = directory.with_name(f"{directory.name}.root")
     root.mkdir()
     (root / "file").write_text(text)
-    layout.from_folder(root, folder, arch)
-    return layout.load(folder)
+    layout.from_directory(root, directory, arch)
+    return layout.load(directory)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def tree(directory: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()
+    }
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
@@ -33,11 +35,11 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(value))
 
 
-def complete(folder: Path) -> None:
-    """Assert that everything that a layout names is there, and is what it is called."""
-    needed = list(layout._reachable(folder, layout.names(folder).values()))
+def complete(directory: Path) -> None:
+    """Assert that every blob of a layout exists and matches its digest."""
+    needed = list(layout._reachable(directory, layout.names(directory).values()))
     for digest in needed:
-        assert f"sha256:{storage.sha256(layout.blob(folder, digest))}" == digest
+        assert f"sha256:{filesystem.sha256(layout.blob(directory, digest))}" == digest
 
 
 @pytest.fixture
@@ -45,14 +47,14 @@ def image(tmp_path: Path) -> layout.Image:
     return make(tmp_path / "image")
 
 
-def test_the_same_folder_gives_the_same_image(tmp_path: Path) -> None:
+def test_same_directory_gives_the_same_image(tmp_path: Path) -> None:
     first = make(tmp_path / "first")
     os.utime(tmp_path / "first.root/file", (1, 1))
-    layout.from_folder(tmp_path / "first.root", tmp_path / "second", "riscv64")
+    layout.from_directory(tmp_path / "first.root", tmp_path / "second", "riscv64")
     assert tree(first.layout) == tree(tmp_path / "second")
 
 
-def test_an_image_of_a_folder(image: layout.Image) -> None:
+def test_image_of_a_directory(image: layout.Image) -> None:
     (layer,) = image.layers
     with tarfile.open(layer) as tar:
         (entry,) = tar.getmembers()
@@ -64,8 +66,8 @@ def test_an_image_of_a_folder(image: layout.Image) -> None:
     assert len({one["digest"] for one in image.blobs}) == 3
 
 
-def test_what_is_no_layout_of_an_image(tmp_path: Path) -> None:
-    with pytest.raises(CheckError, match="nowhere is not the layout of an image") as error:
+def test_not_a_layout(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="nowhere") as error:
         layout.load(tmp_path / "nowhere")
     assert "build-image --force" in error.value.hint
 
@@ -80,13 +82,13 @@ def test_what_is_no_layout_of_an_image(tmp_path: Path) -> None:
         lambda index: index.pop("manifests"),
     ],
 )
-def test_an_index_that_is_no_images(image: layout.Image, change: Callable[[Any], object]) -> None:
+def test_invalid_index(image: layout.Image, change: Callable[[Any], object]) -> None:
     edit(image.layout / "index.json", change)
     with pytest.raises(CheckError):
         layout.load(image.layout)
 
 
-def test_a_good_image_is_not_damaged(image: layout.Image) -> None:
+def test_good_image_is_not_damaged(image: layout.Image) -> None:
     assert layout.damaged(image) == ""
 
 
@@ -100,18 +102,24 @@ def test_each_damaged_blob_is_found(image: layout.Image, number: int) -> None:
     assert layout.damaged(image) == digest
 
 
-@pytest.mark.parametrize("lie", [lambda one: one.update(size=1), lambda one: one.pop("size")])
-def test_a_size_that_is_a_lie(image: layout.Image, lie: Callable[[Any], object]) -> None:
-    edit(image.layout / "index.json", lambda index: lie(index["manifests"][0]))
+def test_wrong_size(image: layout.Image) -> None:
+    edit(image.layout / "index.json", lambda index: index["manifests"][0].update(size=1))
     assert layout.damaged(layout.load(image.layout)) == image.digest
 
 
-def test_what_a_damaged_manifest_says_is_not_believed(image: layout.Image) -> None:
+def test_descriptor_without_a_size(image: layout.Image) -> None:
+    edit(image.layout / "index.json", lambda index: index["manifests"][0].pop("size"))
+    with pytest.raises(CheckError, match="size"):
+        layout.load(image.layout)
+
+
+def test_damaged_manifest_is_not_trusted(image: layout.Image) -> None:
     edit(layout.blob(image.layout, image.digest), lambda manifest: manifest.update(layers=[{}]))
-    assert layout.damaged(layout.load(image.layout)) == image.digest
+    with pytest.raises(CheckError, match="layers"):
+        layout.load(image.layout)
 
 
-def test_an_archive_is_for_docker_too(image: layout.Image, tmp_path: Path) -> None:
+def test_archive_can_be_loaded_by_docker(image: layout.Image, tmp_path: Path) -> None:
     before = tree(image.layout)
     for name in ("one.tar", "two.tar"):
         layout.archive(image, tmp_path / name, "buildkit:v0.32.2")
@@ -126,7 +134,7 @@ def test_an_archive_is_for_docker_too(image: layout.Image, tmp_path: Path) -> No
     assert {docker["Config"], *docker["Layers"], "oci-layout", "index.json"} <= set(names)
 
 
-def test_one_image_stands_for_itself(image: layout.Image) -> None:
+def test_single_image_needs_no_index(image: layout.Image) -> None:
     descriptor, content = layout.combined([image])
     assert descriptor["digest"] == image.digest
     assert not content
@@ -144,7 +152,7 @@ def test_several_images_become_an_index(tmp_path: Path) -> None:
     assert "annotations" not in index
 
 
-def test_an_index_has_its_images_annotations(tmp_path: Path) -> None:
+def test_index_has_its_images_annotations(tmp_path: Path) -> None:
     images = [make(tmp_path / arch, arch=arch) for arch in ("amd64", "riscv64")]
     for one in images:
         assert isinstance(one.manifest, dict)
@@ -153,9 +161,9 @@ def test_an_index_has_its_images_annotations(tmp_path: Path) -> None:
     assert index["annotations"] == {"org.opencontainers.image.version": "v0.32.2"}
 
 
-def test_a_variant_of_an_architecture_is_told(tmp_path: Path) -> None:
+def test_platform_has_the_variant(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
-    layout.from_folder(tmp_path / "root", tmp_path / "image", "arm", "v7")
+    layout.from_directory(tmp_path / "root", tmp_path / "image", "arm", "v7")
     image = layout.load(tmp_path / "image")
     assert image.platform == {"os": "linux", "architecture": "arm", "variant": "v7"}
     assert image.descriptor["platform"] == image.platform
@@ -182,7 +190,9 @@ def test_gathering_takes_no_space(image: layout.Image, tmp_path: Path) -> None:
         assert copy.samefile(source)
 
 
-def test_gathering_where_nothing_can_be_linked(image: layout.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_gathering_without_hard_links(
+    image: layout.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_path: Path, _target: Path) -> None:
         raise PermissionError
 
@@ -196,21 +206,21 @@ def test_no_layout_has_no_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"manifests": [{}]}', '{"manifests": 1}'])
-def test_what_has_no_names(tmp_path: Path, text: str) -> None:
+def test_not_a_layout_of_named_images(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.json").write_text(text)
-    with pytest.raises(CheckError, match="not a layout of named images"):
+    with pytest.raises(CheckError, match="layout"):
         layout.names(tmp_path)
 
 
 @pytest.fixture
 def merging(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A layout with `old` and `latest`, and another with `new` and `latest`."""
-    folders = tmp_path / "source", tmp_path / "target"
-    for folder, name in zip(folders, ("new", "old"), strict=True):
+    directories = tmp_path / "source", tmp_path / "target"
+    for directory, name in zip(directories, ("new", "old"), strict=True):
         image = make(tmp_path / name, text=name)
-        layout.gather({name: [image], "latest": [image]}, folder)
-    yield folders
-    complete(folders[1])
+        layout.gather({name: [image], "latest": [image]}, directory)
+    yield directories
+    complete(directories[1])
 
 
 def test_merging(merging: tuple[Path, Path]) -> None:
@@ -228,7 +238,7 @@ def test_merging_into_nothing(merging: tuple[Path, Path], tmp_path: Path) -> Non
     assert tree(tmp_path / "nothing") == tree(source)
 
 
-def test_what_nothing_leads_to_any_more_is_removed(merging: tuple[Path, Path], tmp_path: Path) -> None:  # fmt: skip
+def test_unreferenced_blobs_are_removed(merging: tuple[Path, Path], tmp_path: Path) -> None:
     source, target = merging
     (target / "blobs/sha256/.interrupted.123").write_text("half")
     layout.merge(source, target)
@@ -237,7 +247,7 @@ def test_what_nothing_leads_to_any_more_is_removed(merging: tuple[Path, Path], t
     assert tree(target / "blobs") == tree(source / "blobs")
 
 
-def test_a_damaged_blob_is_mended(merging: tuple[Path, Path]) -> None:
+def test_damaged_blob_is_replaced(merging: tuple[Path, Path]) -> None:
     source, target = merging
     layout.merge(source, target)
     for path in (source / "blobs/sha256").iterdir():
@@ -247,7 +257,7 @@ def test_a_damaged_blob_is_mended(merging: tuple[Path, Path]) -> None:
     complete(target)
 
 
-def test_what_others_have_damaged_is_no_obstacle(merging: tuple[Path, Path]) -> None:
+def test_merging_into_a_damaged_layout(merging: tuple[Path, Path]) -> None:
     source, target = merging
     digest = layout.names(target)["old"]["digest"]
     content = layout.blob(target, digest).read_bytes()
@@ -259,7 +269,7 @@ def test_what_others_have_damaged_is_no_obstacle(merging: tuple[Path, Path]) -> 
 
 
 @pytest.mark.parametrize("verb", ["replace", "hardlink_to", "unlink"])
-def test_merging_that_is_interrupted_at_any_moment(tmp_path: Path, verb: str) -> None:
+def test_merging_is_atomic(tmp_path: Path, verb: str) -> None:
     images = {name: make(tmp_path / name, text=name) for name in ("old", "new")}
     layout.gather({"latest": [images["new"]]}, tmp_path / "source")
     real = getattr(Path, verb)

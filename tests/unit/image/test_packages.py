@@ -2,19 +2,26 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import debian, process, project
-from buildkit_riscv64.arch import Architecture
-from buildkit_riscv64.errors import MissingRequirementError, NetworkError, SourceError
+from buildkit_riscv64.core import process, project
+from buildkit_riscv64.core.arch import Architecture
+from buildkit_riscv64.core.errors import (
+    MissingRequirementError,
+    NetworkError,
+    SourceError,
+    StorageError,
+)
 from buildkit_riscv64.image import packages
 from buildkit_riscv64.image.packages import Archive, Package
+from buildkit_riscv64.system import debian
 
-from ..making import Commands
+from ..factories import Commands
 
 MIRROR = "http://mirror.invalid/debian"
 SIGNED = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg target=Packages"
@@ -24,7 +31,7 @@ CONTENT = b"a package"
 
 
 def package(name: str = "tini", version: str = "0.19.0-3", **changes: Any) -> Package:
-    """A package whose file is CONTENT."""
+    """A package whose file contains CONTENT."""
     values: dict[str, Any] = {
         "name": name, "version": version, "architecture": "riscv64",
         "sha256": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT),
@@ -33,7 +40,7 @@ def package(name: str = "tini", version: str = "0.19.0-3", **changes: Any) -> Pa
 
 
 def uri(one: Package) -> str:
-    """As `apt-get --print-uris` has it."""
+    """The line of `apt-get --print-uris`."""
     return f"'{MIRROR}/pool/{one.file.replace('%', '%25')}' {one.file} {one.size} SHA256:{one.sha256}\n"  # fmt: skip
 
 
@@ -42,13 +49,13 @@ TINI, GIT = package(), package("git", "1:2.47.3-0+deb13u1", architecture="amd64"
 
 @pytest.fixture
 def archive(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """Debian's for riscv64, locked; apt answers nothing yet."""
+    """Debian's archive for riscv64, locked; apt has no answers yet."""
     monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name))
     commands.answer("apt-get", "indextargets", stdout=f"{MIRROR} Debian\n")
-    made = Archive(Architecture.RISCV64)
-    with made.locked():
+    archive = Archive(Architecture.RISCV64)
+    with archive.locked():
         pass
-    return made
+    return archive
 
 
 def state() -> Path:
@@ -56,12 +63,13 @@ def state() -> Path:
 
 
 def apt(*words: str) -> list[str]:
-    """The command for words of apt's."""
+    """The complete command for arguments of apt-get."""
     settings = {
         "APT::Architecture": "riscv64", "APT::Architectures": "riscv64",
         "APT::Install-Recommends": "false", "APT::Sandbox::User": "",
         "Acquire::ForceHash": "sha256", "Acquire::Languages": "none", "Acquire::Retries": "3",
-        "Dir::Cache": f"{state()}/cache", "Dir::Etc::preferences": "/dev/null",
+        "Dir::Cache": f"{state()}/cache", "Dir::Cache::pkgcache": "pkgcache.bin",
+        "Dir::Cache::srcpkgcache": "srcpkgcache.bin", "Dir::Etc::preferences": "/dev/null",
         "Dir::Etc::preferencesparts": "/dev/null", "Dir::Etc::sourcelist": f"{state()}/sources.list",
         "Dir::Etc::sourceparts": "/dev/null", "Dir::State": str(state()),
         "Dir::State::lists": f"{state()}/lists", "Dir::State::status": f"{state()}/status",
@@ -74,14 +82,14 @@ UPDATE = ("update", "-o", "APT::Update::Error-Mode=any")
 
 
 def apt_calls(commands: Commands) -> list[list[str]]:
-    """What was asked of apt, but for where this machine's packages come from."""
+    """Arguments of apt, without this machine's package sources."""
     return [args for args in commands.args if "indextargets" not in args]
 
 
-# What apt says.
+# apt's output.
 
 
-def test_a_package_of_apts() -> None:
+def test_parsed_package() -> None:
     line = (
         f"'{MIRROR}/pool/main/g/git/git_2.47.3-0%2bdeb13u1_riscv64.deb'"
         f" git_1%3a2.47.3-0+deb13u1_riscv64.deb 8306616 SHA256:{'ab' * 32}"
@@ -93,7 +101,7 @@ def test_a_package_of_apts() -> None:
 
 
 @pytest.mark.parametrize("one", [TINI, GIT, package("base-files", "13.8+deb13u1~1")])
-def test_what_apt_says_is_understood(one: Package) -> None:
+def test_parsing_is_the_reverse_of_printing(one: Package) -> None:
     assert packages._parse(uri(one)) == one
 
 
@@ -106,47 +114,46 @@ def test_what_apt_says_is_understood(one: Package) -> None:
         uri(TINI).replace(" 9 ", " nine "), uri(TINI) + "more",
     ],
 )  # fmt: skip
-def test_what_is_no_package_or_has_no_hash_is_none(line: str) -> None:
+def test_lines_without_a_package_or_hash(line: str) -> None:
     assert packages._parse(line) is None
 
 
-def test_the_file_is_named_as_apt_names_it() -> None:
+def test_file_name() -> None:
     assert TINI.file == "tini_0.19.0-3_riscv64.deb"
     assert GIT.file == "git_1%3a2.47.3-0+deb13u1_amd64.deb"
 
 
-def test_a_package_in_a_manifest() -> None:
+def test_package_as_json() -> None:
     assert package(only="usr/bin/tini").as_json() == {
         "name": "tini", "version": "0.19.0-3", "architecture": "riscv64", "size": len(CONTENT),
         "sha256": TINI.sha256, "only": "usr/bin/tini",
     }  # fmt: skip
 
 
-# The indexes.
+# Indexes.
 
 
-def test_the_state_is_locked_and_let_go(archive: Archive) -> None:
+def test_state_is_locked_and_released(archive: Archive) -> None:
     with (state() / ".lock").open("w") as other:
         with archive.locked(), pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_the_indexes_are_fetched_with_security_updates(archive: Archive, commands: Commands) -> None:  # fmt: skip
-    (state() / "status").write_text("what an earlier run left")
+def test_indexes_are_fetched_with_security_updates(archive: Archive, commands: Commands) -> None:
     assert archive.update() is True
-    # First the release alone: a mirror may not have it whole.
-    assert apt_calls(commands) == [apt(*UPDATE), apt(*UPDATE)]
+    assert apt_calls(commands) == [apt(*UPDATE)]
     assert (state() / "sources.list").read_text() == MAIN + UPDATES
-    assert (state() / "status").read_text() == ""
 
 
-def test_fetching_may_take_long(archive: Archive, commands: Commands) -> None:
+def test_fetching_has_no_timeout(archive: Archive, commands: Commands) -> None:
     archive.update()
     assert commands.calls[-1].options["timeout"] is None
 
 
-def test_without_security_updates_it_goes_on_and_says_so(archive: Archive, commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_missing_security_updates_are_a_warning(
+    archive: Archive, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
     def security_is_asked(_words: list[str]) -> None:
         if "-security" in (state() / "sources.list").read_text():
             raise NetworkError("apt-get update failed: Failed to fetch security")
@@ -160,7 +167,7 @@ def test_without_security_updates_it_goes_on_and_says_so(archive: Archive, comma
     )
 
 
-def test_of_an_older_state_there_are_security_updates_too(archive: Archive, commands: Commands) -> None:  # fmt: skip
+def test_former_state_keeps_security_updates(archive: Archive, commands: Commands) -> None:
     older = MAIN.replace(" trixie ", " stable ")
 
     def whole_as_stable(_words: list[str]) -> None:
@@ -168,7 +175,7 @@ def test_of_an_older_state_there_are_security_updates_too(archive: Archive, comm
             raise NetworkError("apt-get update failed: File has unexpected size")
 
     commands.answer("apt-get", "update", does=whole_as_stable)
-    commands.answer("indextargets", "$(CODENAME)", stdout="trixie\n")
+    commands.answer("indextargets", "$(CODENAME)", "Release: stable", stdout="trixie\n")
     assert archive.update() is True
     assert (state() / "sources.list").read_text() == older + UPDATES
 
@@ -183,29 +190,37 @@ def test_of_an_older_state_there_are_security_updates_too(archive: Archive, comm
         ("", "", ""),
     ],
 )  # fmt: skip
-def test_no_index_at_all(archive: Archive, commands: Commands, stdout: str, stderr: str, reason: str) -> None:  # fmt: skip
+def test_no_index(
+    archive: Archive, commands: Commands, stdout: str, stderr: str, reason: str
+) -> None:
     commands.answer("apt-get", "update", code=100, stdout=stdout, stderr=stderr)
     with pytest.raises(NetworkError) as caught:
         archive.update()
-    assert caught.value.brief == f"apt-get update failed: {reason}".strip()
-    assert caught.value.hint == "check the network and this machine's package sources"
-    assert len(apt_calls(commands)) == 2
+    assert "apt-get update" in caught.value.brief
+    assert reason in caught.value.brief
+
+
+def test_full_disk_is_a_storage_error(archive: Archive, commands: Commands) -> None:
+    full = "E: Write error - write (28: No space left on device)\n"
+    commands.answer("apt-get", "update", code=100, stderr=full)
+    with pytest.raises(StorageError, match=re.escape(str(state()))):
+        archive.update()
 
 
 def test_no_apt(archive: Archive, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "which", lambda _name: None)
-    with pytest.raises(MissingRequirementError, match="there is no apt-get here") as caught:
+    with pytest.raises(MissingRequirementError, match="apt-get") as caught:
         archive.update()
-    assert caught.value.hint == "use a Debian machine, or `invoke on riscv64 -- build-image`"
+    assert "invoke on riscv64 -- build-image" in caught.value.hint
     assert commands.calls == []
 
 
-# Which packages.
+# Resolving.
 
 
 @pytest.fixture
 def lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Writes the lists of packages."""
+    """Write lists of packages."""
     monkeypatch.setattr(packages, "LISTS", tmp_path)
 
     def write(**contents: str) -> None:
@@ -215,33 +230,41 @@ def lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None
     return write
 
 
-def test_packages_of_a_list_and_what_they_depend_on(archive: Archive, commands: Commands, lists: Callable[..., None]) -> None:  # fmt: skip
+def test_packages_of_a_list_with_dependencies(
+    archive: Archive, commands: Commands, lists: Callable[..., None]
+) -> None:
     lists(root="# why\ntini\n\ngit\n")
     commands.answer("install", stdout=f"Reading package lists...\n{uri(TINI)}{uri(GIT)}")
     assert archive.resolve("root") == [GIT, TINI]
     assert apt_calls(commands) == [apt("install", "--yes", "--print-uris", "tini", "git")]
 
 
-def test_packages_of_several_lists_are_found_together(archive: Archive, commands: Commands, lists: Callable[..., None]) -> None:  # fmt: skip
+def test_packages_of_several_lists(
+    archive: Archive, commands: Commands, lists: Callable[..., None]
+) -> None:
     lists(root="tini\n", rootless="slirp4netns\n")
     archive.resolve("root", "rootless")
     assert apt_calls(commands) == [apt("install", "--yes", "--print-uris", "tini", "slirp4netns")]
 
 
-def test_of_some_packages_one_file_is_taken(archive: Archive, commands: Commands, lists: Callable[..., None]) -> None:  # fmt: skip
+def test_single_file_of_a_package(
+    archive: Archive, commands: Commands, lists: Callable[..., None]
+) -> None:
     lists(root="tini\nutil-linux usr/bin/unshare\n")
     whole = package("util-linux")
     commands.answer("install", stdout=uri(TINI))
     commands.answer("download", stdout=uri(whole))
     assert archive.resolve("root") == [TINI, package("util-linux", only="usr/bin/unshare")]
-    # What they depend on is not asked for.
+    # Their dependencies are not resolved.
     assert apt_calls(commands) == [
         apt("install", "--yes", "--print-uris", "tini"),
         apt("download", "--print-uris", "util-linux"),
     ]
 
 
-def test_of_one_package_several_files_are_taken(archive: Archive, commands: Commands, lists: Callable[..., None]) -> None:  # fmt: skip
+def test_several_files_of_a_package(
+    archive: Archive, commands: Commands, lists: Callable[..., None]
+) -> None:
     lists(root="util-linux usr/bin/unshare\n", rootless="util-linux usr/bin/nsenter\n")
     commands.answer("download", stdout=uri(package("util-linux")))
     assert archive.resolve("root", "rootless") == [
@@ -250,7 +273,9 @@ def test_of_one_package_several_files_are_taken(archive: Archive, commands: Comm
     assert apt_calls(commands) == [apt("download", "--print-uris", "util-linux")]
 
 
-def test_a_list_of_single_files_installs_nothing(archive: Archive, commands: Commands, lists: Callable[..., None]) -> None:  # fmt: skip
+def test_list_of_single_files_installs_nothing(
+    archive: Archive, commands: Commands, lists: Callable[..., None]
+) -> None:
     lists(helpers="libcap2-bin usr/sbin/setcap\n")
     commands.answer("download", stdout=uri(package("libcap2-bin")))
     (found,) = archive.resolve("helpers")
@@ -258,12 +283,12 @@ def test_a_list_of_single_files_installs_nothing(archive: Archive, commands: Com
     assert apt_calls(commands) == [apt("download", "--print-uris", "libcap2-bin")]
 
 
-def test_what_the_image_does_without_counts_as_installed(archive: Archive, lists: Callable[..., None]) -> None:  # fmt: skip
+def test_excluded_packages_count_as_installed(archive: Archive, lists: Callable[..., None]) -> None:
     lists(root="tini\ndpkg\n", without="# why\nperl\ndpkg\nmount\n")
     archive.resolve("root")
     entries = (state() / "status").read_text().split("\n\n")
     assert entries.pop() == ""
-    # Who asks for one by name gets it all the same.
+    # An explicitly listed package is included.
     assert [entry.splitlines()[0] for entry in entries] == ["Package: perl", "Package: mount"]
     assert entries[0].splitlines()[1:] == [
         "Status: install ok installed", "Version: 1:99999", "Architecture: all",
@@ -276,11 +301,11 @@ def test_no_solution(archive: Archive, commands: Commands, lists: Callable[..., 
     commands.answer("install", code=100, stderr="E: Unable to locate package nosuch\n")
     with pytest.raises(NetworkError) as caught:
         archive.resolve("root")
-    assert caught.value.brief == "apt-get install failed: Unable to locate package nosuch"
+    assert "nosuch" in caught.value.brief
 
 
 def test_our_own_lists() -> None:
-    """Each package is taken once, whole or by its files, and none that is done without."""
+    """Each package is listed once, completely or by its files, and no excluded one."""
     listed = {
         path.name: [line.split() for line in debian.listed(path)]
         for path in packages.LISTS.iterdir()
@@ -295,7 +320,7 @@ def test_our_own_lists() -> None:
     assert not whole & {words[0] for words in listed["without"]}
 
 
-# The files.
+# Fetching.
 
 
 def debs() -> Path:
@@ -303,7 +328,7 @@ def debs() -> Path:
 
 
 def downloads(content: bytes = CONTENT) -> Callable[[list[str]], None]:
-    """What apt does when it is asked for tini: a file of the right size it takes as fetched."""
+    """Fake apt download of tini, which keeps an existing file of the right size."""
 
     def download(_words: list[str]) -> None:
         path = debs() / TINI.file
@@ -313,7 +338,9 @@ def downloads(content: bytes = CONTENT) -> Callable[[list[str]], None]:
     return download
 
 
-def test_what_is_missing_is_fetched(archive: Archive, commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_missing_packages_are_fetched(
+    archive: Archive, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
     (debs() / GIT.file).write_bytes(CONTENT)
     commands.answer("download", does=downloads())
     archive.fetch([GIT, TINI])
@@ -326,42 +353,44 @@ def test_what_is_missing_is_fetched(archive: Archive, commands: Commands, capsys
     assert len(commands.calls) == 1
 
 
-def test_nothing_is_fetched_for_nothing(archive: Archive, commands: Commands) -> None:
+def test_cached_packages_are_not_fetched(archive: Archive, commands: Commands) -> None:
     archive.fetch([])
     assert commands.calls == []
 
 
-def test_versions_are_exact_with_their_epoch(archive: Archive, commands: Commands) -> None:
+def test_fetched_versions_have_their_epoch(archive: Archive, commands: Commands) -> None:
     with pytest.raises(SourceError):
         archive.fetch([GIT])
     assert commands.args == [apt("download", "git=1:2.47.3-0+deb13u1")]
 
 
 @pytest.mark.parametrize("content", [b"", b"a package of another's", CONTENT[:-1], b"A" + CONTENT[1:]])  # fmt: skip
-def test_what_is_not_what_the_signed_index_says_is_refused(archive: Archive, commands: Commands, content: bytes) -> None:  # fmt: skip
+def test_wrong_file_is_refused(archive: Archive, commands: Commands, content: bytes) -> None:
     commands.answer("download", does=downloads(content))
     with pytest.raises(SourceError) as caught:
         archive.fetch([TINI])
-    assert caught.value.brief == f"{TINI.file} is not what Debian's signed index says"
-    assert "do not use that mirror" in caught.value.hint
+    assert TINI.file in caught.value.brief
+    assert "mirror" in caught.value.hint
 
 
 @pytest.mark.parametrize("damaged", [b"", CONTENT[:-1], CONTENT + b"x", b"A" + CONTENT[1:]])
-def test_a_damaged_file_in_the_cache_is_fetched_anew(archive: Archive, commands: Commands, damaged: bytes) -> None:  # fmt: skip
+def test_damaged_cached_file_is_fetched_again(
+    archive: Archive, commands: Commands, damaged: bytes
+) -> None:
     archive.path(TINI).write_bytes(damaged)
     commands.answer("download", does=downloads())
     archive.fetch([TINI])
     assert archive.path(TINI).read_bytes() == CONTENT
 
 
-def test_a_file_that_cannot_be_fetched(archive: Archive, commands: Commands) -> None:
+def test_file_cannot_be_fetched(archive: Archive, commands: Commands) -> None:
     commands.answer("download", code=100, stderr="E: Failed to fetch x  404 Not Found\n")
     with pytest.raises(NetworkError) as caught:
         archive.fetch([TINI])
-    assert caught.value.brief == "apt-get download failed: Failed to fetch x 404 Not Found"
+    assert "Failed to fetch x 404 Not Found" in caught.value.brief
 
 
-def test_files_are_placed_with_their_list(archive: Archive, tmp_path: Path) -> None:
+def test_files_are_copied_with_their_list(archive: Archive, tmp_path: Path) -> None:
     only = package("util-linux", only="usr/bin/unshare")
     for one in (GIT, only):
         (debs() / one.file).write_bytes(one.name.encode())

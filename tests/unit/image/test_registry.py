@@ -4,19 +4,20 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import process
-from buildkit_riscv64.arch import Architecture
-from buildkit_riscv64.errors import NetworkError, UsageError
+from buildkit_riscv64.core import process
+from buildkit_riscv64.core.arch import Architecture
+from buildkit_riscv64.core.errors import NetworkError, UsageError
 from buildkit_riscv64.image import layout, registry
 from buildkit_riscv64.image.registry import Reference, Registry
 
-from ..making import Commands
+from ..factories import Commands
 
 HOST = "registry.example"
 SECRET = "open-sesame"
@@ -24,13 +25,13 @@ REFUSED = "pinging container registry registry.example: dial tcp: connect: conne
 
 
 def fatal(text: str) -> str:
-    """As skopeo logs it."""
+    """A log line of skopeo."""
     return f'time="2026-11-23T10:28:31Z" level=fatal msg="{text}"\n'
 
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees who the user is."""
+    """Hide the user's own credentials."""
     for name in (registry.USERNAME, registry.PASSWORD, "DOCKER_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
@@ -67,19 +68,19 @@ def test_repositories(text: str, host: str, repository: str) -> None:
         "me/buildkit", "..", "", f"ghcr.io/{'x' * 250}", "ghcr.io/é", "$(id).io/x",
     ],
 )  # fmt: skip
-def test_what_is_no_repository(text: str) -> None:
+def test_invalid_repository(text: str) -> None:
     with pytest.raises(UsageError) as error:
         Reference.parse(text)
     assert error.value.hint
 
 
-def test_a_user_at_docker_hub_is_told_what_is_missing() -> None:
+def test_missing_host_of_docker_hub() -> None:
     with pytest.raises(UsageError) as error:
         Reference.parse("me/buildkit")
     assert "docker.io/me/buildkit" in error.value.hint
 
 
-def test_a_password_is_not_repeated() -> None:
+def test_password_is_not_repeated() -> None:
     with pytest.raises(UsageError) as error:
         Reference.parse(f"me:{SECRET}@ghcr.io/me/x")
     assert SECRET not in str(error.value)
@@ -97,20 +98,54 @@ def test_only_this_machine_is_local(host: str, local: bool) -> None:
     assert Reference(host, "x").is_local is local
 
 
-def docker_config(folder: Path, config: Any) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
+def docker_config(directory: Path, config: Any) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config))
 
 
 def encoded(username: str, password: str) -> str:
     return base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def test_nobody_is_anonymous() -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "null", '"x"', '{"auths": []}', '{"auths": {"x": "y"}}', '{"auths": {"x": {"auth": 5}}}',
+     '{"auths": {"x": {"auth": "%%%"}}}', '{"credsStore": 5}', '{"credHelpers": []}', "[" * 5000, "\xff\xfe"],
+)  # fmt: skip
+def test_damaged_configuration_is_named(content: str) -> None:
+    """docker's library treats it as no login, and the push fails much later."""
+    docker_config(Path.home() / ".docker", {})
+    path = Path.home() / ".docker/config.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        registry.login(HOST)
+
+
+@pytest.mark.parametrize("content", ["", " \n", "{}", '{"auths": null}', '{"auths": {"registry.example": null}}', '{"psFormat": "table"}'])  # fmt: skip
+def test_configuration_without_logins(content: str) -> None:
+    docker_config(Path.home() / ".docker", {})
+    (Path.home() / ".docker/config.json").write_text(content)
     assert registry.login(HOST) == {}
 
 
-def test_who_docker_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unreadable_configuration() -> None:
+    (Path.home() / ".docker/config.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"config\.json"):
+        registry.login(HOST)
+
+
+@pytest.mark.parametrize("answer", ["[]", "{", '{"Tags": "latest"}', '{"Tags": [1]}', "{}"])
+def test_invalid_list_of_tags(remote: Registry, commands: Commands, answer: str) -> None:
+    commands.answer("list-tags", stdout=answer)
+    with pytest.raises(NetworkError, match=HOST):
+        remote.tags()
+
+
+def test_no_credentials() -> None:
+    assert registry.login(HOST) == {}
+
+
+def test_docker_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     known = {"auths": {HOST: {"auth": encoded("me", SECRET)}}}
     docker_config(Path.home() / ".docker", known)
     assert registry.login(HOST) == {"auth": encoded("me", SECRET)}
@@ -120,13 +155,13 @@ def test_who_docker_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert registry.login(HOST) == {"auth": encoded("you", "x")}
 
 
-def test_docker_hub_by_its_old_name() -> None:
+def test_docker_hub_under_its_former_name() -> None:
     known = {"auths": {"https://index.docker.io/v1/": {"auth": encoded("me", SECRET)}}}
     docker_config(Path.home() / ".docker", known)
     assert registry.login("docker.io") == {"auth": encoded("me", SECRET)}
 
 
-def test_a_token_that_docker_has() -> None:
+def test_identity_token() -> None:
     entry = {"auth": encoded("<token>", ""), "identitytoken": SECRET}
     docker_config(Path.home() / ".docker", {"auths": {HOST: entry}})
     assert registry.login(HOST) == entry
@@ -138,20 +173,26 @@ def helper(script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("config", [{"credsStore": "vault"}, {"credHelpers": {HOST: "vault"}}])
-def test_credential_helpers(script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, config: Any) -> None:  # fmt: skip
+def test_credential_helpers(
+    script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, config: Any
+) -> None:
     helper(script, monkeypatch, f'test "$(cat)" = {HOST} && echo \'{{"Username": "me", "Secret": "{SECRET}"}}\'')  # fmt: skip
     docker_config(Path.home() / ".docker", config)
     assert registry.login(HOST) == {"auth": encoded("me", SECRET)}
 
 
-def test_a_token_of_a_helper(script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_identity_token_of_a_helper(
+    script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     helper(script, monkeypatch, f'echo \'{{"Username": "<token>", "Secret": "{SECRET}"}}\'')
     docker_config(Path.home() / ".docker", {"credsStore": "vault"})
     assert registry.login(HOST) == {"auth": encoded("<token>", ""), "identitytoken": SECRET}
 
 
 @pytest.mark.parametrize("body", ["echo locked; exit 1", "echo '{'"])
-def test_a_helper_that_fails(script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, body: str) -> None:  # fmt: skip
+def test_failed_helper(
+    script: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
     helper(script, monkeypatch, body)
     docker_config(Path.home() / ".docker", {"credsStore": "vault"})
     with pytest.raises(UsageError, match=HOST) as error:
@@ -159,13 +200,13 @@ def test_a_helper_that_fails(script: Callable[[str, str], Path], monkeypatch: py
     assert error.value.hint == f"docker login {HOST}"
 
 
-def test_a_helper_that_is_not_there() -> None:
+def test_missing_helper() -> None:
     docker_config(Path.home() / ".docker", {"credsStore": "no-such-vault"})
     with pytest.raises(UsageError, match="docker-credential-no-such-vault"):
         registry.login(HOST)
 
 
-def test_the_environment_beats_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     docker_config(Path.home() / ".docker", {"auths": {HOST: {"auth": encoded("me", "x")}}})
     monkeypatch.setenv(registry.USERNAME, "robot")
     monkeypatch.setenv(registry.PASSWORD, SECRET)
@@ -176,14 +217,15 @@ def test_the_environment_beats_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     ("given", "missing"),
     [(registry.USERNAME, registry.PASSWORD), (registry.PASSWORD, registry.USERNAME)],
 )
-def test_half_an_environment(monkeypatch: pytest.MonkeyPatch, given: str, missing: str) -> None:
+def test_incomplete_environment(monkeypatch: pytest.MonkeyPatch, given: str, missing: str) -> None:
     monkeypatch.setenv(given, SECRET)
-    with pytest.raises(UsageError, match=f"{missing} is not set") as error:
+    with pytest.raises(UsageError) as error:
         registry.login(HOST)
+    assert error.value.brief.startswith(missing)
     assert SECRET not in str(error.value)
 
 
-def test_the_authfile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authfile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(registry.USERNAME, "robot")
     monkeypatch.setenv(registry.PASSWORD, SECRET)
     with registry.authfile(HOST) as path:
@@ -194,7 +236,7 @@ def test_the_authfile(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path(path).exists()
 
 
-def test_an_authfile_of_nobody() -> None:
+def test_empty_authfile() -> None:
     with registry.authfile(HOST) as path:
         assert json.loads(Path(path).read_text()) == {"auths": {}}
 
@@ -207,7 +249,7 @@ def test_tags(commands: Commands, remote: Registry) -> None:
     ]  # fmt: skip
 
 
-def test_plain_http_for_this_machine_alone(commands: Commands) -> None:
+def test_plain_http_only_for_this_machine(commands: Commands) -> None:
     commands.answer("list-tags", stdout='{"Tags": null}')
     assert Registry(Reference("localhost:5000", "x"), "/authfile").tags() == []
     assert commands.args == [
@@ -216,7 +258,7 @@ def test_plain_http_for_this_machine_alone(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         "Error listing repository tags: fetching tags list: invalid status code from registry 404 (Not Found)",
         "Error listing repository tags: fetching tags list: repository name not known to registry",
@@ -226,33 +268,40 @@ def test_plain_http_for_this_machine_alone(commands: Commands) -> None:
         "name unknown: repository not found",
     ],
 )  # fmt: skip
-def test_nothing_there_yet(commands: Commands, remote: Registry, said: str) -> None:
-    commands.answer("skopeo", code=1, stderr=fatal(said))
+def test_missing_repository(commands: Commands, remote: Registry, output: str) -> None:
+    commands.answer("skopeo", code=1, stderr=fatal(output))
     assert remote.tags() == []
     assert remote.digest("v9") == ""
 
 
-def test_a_digest_is_of_the_very_bytes(commands: Commands, remote: Registry) -> None:
+def test_digest_is_of_the_raw_manifest(commands: Commands, remote: Registry) -> None:
     manifest = '{"é": 1}\n \n'
     commands.answer("inspect", "--raw", f"docker://{HOST}/me/buildkit:v1", stdout=manifest)
     assert remote.digest("v1") == f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}"
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         REFUSED, "dial tcp: lookup registry.example on 10.0.0.1:53: no such host",
         "dial tcp 10.0.0.1:443: i/o timeout", "net/http: TLS handshake timeout",
     ],
 )  # fmt: skip
-def test_a_registry_that_never_answers(commands: Commands, remote: Registry, slept: list[float], said: str) -> None:  # fmt: skip
-    commands.answer("skopeo", code=1, stderr=fatal(said))
-    with pytest.raises(NetworkError, match=f"{HOST} cannot be reached: .*{said[-10:]}"):
+def test_registry_never_answers(
+    commands: Commands, remote: Registry, slept: list[float], output: str
+) -> None:
+    commands.answer("skopeo", code=1, stderr=fatal(output))
+    with pytest.raises(NetworkError, match=f"{HOST} .*{output[-10:]}"):
         remote.tags()
     assert not slept
 
 
-def test_one_that_has_answered_is_waited_for(monkeypatch: pytest.MonkeyPatch, remote: Registry, slept: list[float], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_retries_after_a_first_answer(
+    monkeypatch: pytest.MonkeyPatch,
+    remote: Registry,
+    slept: list[float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     lost = process.Result(1, "", fatal(REFUSED))
     answers = iter([process.Result(0, '{"Tags": []}', ""), lost, lost, process.Result(0, "{}", "")])
     monkeypatch.setattr(process, "probe", lambda _args: next(answers))
@@ -263,7 +312,7 @@ def test_one_that_has_answered_is_waited_for(monkeypatch: pytest.MonkeyPatch, re
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         'StatusCode: 429, \\"\\"', "toomanyrequests: slow down", "rate limit exceeded",
         "received unexpected HTTP status: 503 Service Unavailable",
@@ -271,9 +320,9 @@ def test_one_that_has_answered_is_waited_for(monkeypatch: pytest.MonkeyPatch, re
         "failed to read from destination repository a/b: 502 (Bad Gateway)",
     ],
 )  # fmt: skip
-def test_patience_has_an_end(commands: Commands, remote: Registry, slept: list[float], said: str) -> None:  # fmt: skip
-    commands.answer("skopeo", code=1, stderr=fatal(said))
-    with pytest.raises(NetworkError, match=f"{HOST} cannot do it now: ") as error:
+def test_retries_end(commands: Commands, remote: Registry, slept: list[float], output: str) -> None:
+    commands.answer("skopeo", code=1, stderr=fatal(output))
+    with pytest.raises(NetworkError, match=HOST) as error:
         remote.tags()
     assert slept == list(registry.DELAYS)
     assert 60 <= sum(slept) <= 300
@@ -281,7 +330,7 @@ def test_patience_has_an_end(commands: Commands, remote: Registry, slept: list[f
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         "unable to retrieve auth token: invalid username/password: unauthorized: authentication required",
         "fetching tags list: authentication required", 'StatusCode: 403, \\"\\"',
@@ -289,44 +338,50 @@ def test_patience_has_an_end(commands: Commands, remote: Registry, slept: list[f
         "uploading layer chunked: StatusCode: 401, ",
     ],
 )  # fmt: skip
-def test_wrong_credentials(commands: Commands, remote: Registry, slept: list[float], said: str) -> None:  # fmt: skip
-    commands.answer("skopeo", code=1, stderr=fatal(said))
-    with pytest.raises(NetworkError, match=f"{HOST} does not let you push to me/buildkit") as error:
+def test_wrong_credentials(
+    commands: Commands, remote: Registry, slept: list[float], output: str
+) -> None:
+    commands.answer("skopeo", code=1, stderr=fatal(output))
+    with pytest.raises(NetworkError, match=f"{HOST} .*me/buildkit") as error:
         remote.tags()
     assert f"docker login {HOST}" in error.value.hint
     assert not slept
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         "tls: failed to verify certificate: x509: certificate signed by unknown authority",
         "http: server gave HTTP response to HTTPS client",
     ],
 )
-def test_a_registry_that_nobody_vouches_for(commands: Commands, remote: Registry, slept: list[float], said: str) -> None:  # fmt: skip
-    commands.answer("skopeo", code=1, stderr=fatal(said))
-    with pytest.raises(NetworkError, match=f"{HOST} is not trusted here"):
+def test_untrusted_registry(
+    commands: Commands, remote: Registry, slept: list[float], output: str
+) -> None:
+    commands.answer("skopeo", code=1, stderr=fatal(output))
+    with pytest.raises(NetworkError, match=f"{HOST} .*trusted"):
         remote.tags()
     assert not slept
 
 
-def test_anything_else_is_told_at_once(commands: Commands, remote: Registry, slept: list[float]) -> None:  # fmt: skip
+def test_other_failures_are_not_retried(
+    commands: Commands, remote: Registry, slept: list[float]
+) -> None:
     commands.answer("skopeo", code=1, stderr=fatal("tag v1 is immutable"))
     with pytest.raises(NetworkError, match=f"{HOST}/me/buildkit: tag v1 is immutable"):
         remote.tags()
     assert not slept
 
 
-def test_a_skopeo_that_is_killed(commands: Commands, remote: Registry) -> None:
+def test_killed_skopeo(commands: Commands, remote: Registry) -> None:
     commands.answer("skopeo", code=-9, stderr="Copying")
     with pytest.raises(NetworkError, match="skopeo: killed by SIGKILL: Copying"):
         remote.tags()
 
 
-def test_no_upload_s_state_is_shown(commands: Commands, remote: Registry) -> None:
-    said = 'Patch \\"http://registry.example/v2/x/blobs/uploads/1?_state=c2VjcmV0_-500%3D\\": odd'
-    commands.answer("skopeo", code=1, stderr=fatal(said))
+def test_upload_state_is_not_shown(commands: Commands, remote: Registry) -> None:
+    output = 'Patch \\"http://registry.example/v2/x/blobs/uploads/1?_state=c2VjcmV0_-500%3D\\": odd'
+    commands.answer("skopeo", code=1, stderr=fatal(output))
     with pytest.raises(NetworkError) as error:
         remote.tags()
     assert error.value.brief.endswith('Patch "http://registry.example/v2/x/blobs/uploads/1": odd')
@@ -334,15 +389,17 @@ def test_no_upload_s_state_is_shown(commands: Commands, remote: Registry) -> Non
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A layout with three names of one image."""
+    """A layout with three names for one image."""
     (tmp_path / "root").mkdir()
-    layout.from_folder(tmp_path / "root", tmp_path / "image", Architecture.RISCV64)
+    layout.from_directory(tmp_path / "root", tmp_path / "image", Architecture.RISCV64)
     image = layout.load(tmp_path / "image")
     layout.gather({tag: [image] for tag in ("v0.32.2", "v0.32", "latest")}, tmp_path / "source")
     return tmp_path / "source"
 
 
-def test_pushing(commands: Commands, remote: Registry, source: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_pushing(
+    commands: Commands, remote: Registry, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     commands.answer("inspect", code=1, stderr=fatal("manifest unknown"))
     commands.answer("copy", stdout='Copying blob\ntime="x" level=warning msg="odd"')
     remote.put(source)
@@ -356,13 +413,13 @@ def test_pushing(commands: Commands, remote: Registry, source: Path, capsys: pyt
     ]
     assert {call.verb for call in copies} == {"stream"}
     assert {call.options["cwd"] for call in copies} == {source}
-    said = capsys.readouterr()
-    assert "  Copying blob\n" in said.err
-    assert "level=" not in said.err
-    assert not said.out
+    output = capsys.readouterr()
+    assert "  Copying blob\n" in output.err
+    assert "level=" not in output.err
+    assert not output.out
 
 
-def test_what_is_there_is_not_pushed(commands: Commands, remote: Registry, source: Path) -> None:
+def test_existing_tags_are_not_pushed(commands: Commands, remote: Registry, source: Path) -> None:
     digest = layout.names(source)["v0.32.2"]["digest"]
     manifest = layout.blob(source, digest).read_text()
     commands.answer("inspect", stdout=manifest)
@@ -370,7 +427,7 @@ def test_what_is_there_is_not_pushed(commands: Commands, remote: Registry, sourc
     assert not [args for args in commands.args if "copy" in args]
 
 
-def test_pushing_over_this_machine_s_http(commands: Commands, source: Path) -> None:
+def test_pushing_over_plain_http(commands: Commands, source: Path) -> None:
     commands.answer("inspect", code=1, stderr=fatal("manifest unknown"))
     Registry(Reference("127.0.0.1:5000", "x"), "/authfile").put(source)
     assert "--tls-verify=false" in commands.args[0]
@@ -378,7 +435,7 @@ def test_pushing_over_this_machine_s_http(commands: Commands, source: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         "writing blob: Patch: readfrom tcp: write tcp: use of closed network connection",
         "write: connection reset by peer", "write: broken pipe", "unexpected EOF",
@@ -386,12 +443,19 @@ def test_pushing_over_this_machine_s_http(commands: Commands, source: Path) -> N
         "uploading manifest v1 to registry.example/x: blob unknown to registry",
     ],
 )  # fmt: skip
-def test_a_connection_that_breaks(monkeypatch: pytest.MonkeyPatch, commands: Commands, remote: Registry, source: Path, slept: list[float], said: str) -> None:  # fmt: skip
+def test_broken_connection(
+    monkeypatch: pytest.MonkeyPatch,
+    commands: Commands,
+    remote: Registry,
+    source: Path,
+    slept: list[float],
+    output: str,
+) -> None:
     commands.answer("inspect", code=1, stderr=fatal("manifest unknown"))
     codes = iter([1, 1, 0, 0, 0])
 
     def stream(_args: list[str], on_line: Callable[[str], None], **_options: Any) -> int:
-        on_line(fatal(said).strip())
+        on_line(fatal(output).strip())
         return next(codes)
 
     monkeypatch.setattr(process, "stream", stream)
@@ -399,7 +463,9 @@ def test_a_connection_that_breaks(monkeypatch: pytest.MonkeyPatch, commands: Com
     assert slept == [1, 2]
 
 
-def test_a_copy_of_what_is_missing_fails(commands: Commands, remote: Registry, source: Path, slept: list[float]) -> None:  # fmt: skip
+def test_missing_repository_fails_a_copy(
+    commands: Commands, remote: Registry, source: Path, slept: list[float]
+) -> None:
     commands.answer("inspect", code=1, stderr=fatal("manifest unknown"))
     commands.answer("copy", code=1, stdout=fatal("uploading manifest: StatusCode: 404, "))
     with pytest.raises(NetworkError, match="StatusCode: 404"):

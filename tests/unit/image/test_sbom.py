@@ -30,20 +30,20 @@ def hashes(digit: str) -> list[dict[str, str]]:
     return [{"alg": "SHA-256", "content": digit * 64}]
 
 
-def test_it_is_of_the_image() -> None:
-    made = json.loads(text())
-    assert (made["bomFormat"], made["specVersion"]) == ("CycloneDX", "1.6")
-    image = made["metadata"]["component"]
+def test_subject_is_the_image() -> None:
+    document = json.loads(text())
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    image = document["metadata"]["component"]
     assert (image["type"], image["name"], image["version"]) == (
         "container", "buildkit-riscv64", "v0.32.2",
     )  # fmt: skip
     assert image["purl"] == f"pkg:oci/buildkit-riscv64@{DIGEST}"
     assert image["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
-    assert made["metadata"]["timestamp"] == "2026-08-04T12:27:40+00:00"
-    assert made["metadata"]["tools"]["components"][0]["name"] == "buildkit-riscv64"
+    assert document["metadata"]["timestamp"] == "2026-08-04T12:27:40+00:00"
+    assert document["metadata"]["tools"]["components"][0]["name"] == "buildkit-riscv64"
 
 
-def test_it_lists_packages_and_commands() -> None:
+def test_packages_and_commands_are_listed() -> None:
     found = {one["name"]: one for one in json.loads(text())["components"]}
     assert sorted(found) == ["buildctl", "buildkitd", "ca-certificates", "git", "util-linux"]
     git = found["git"]
@@ -59,13 +59,13 @@ def test_it_lists_packages_and_commands() -> None:
     assert daemon["purl"] == "pkg:golang/github.com/moby/buildkit@v0.32.2#cmd/buildkitd"
 
 
-def test_the_image_depends_on_all_of_them() -> None:
-    made = json.loads(text())
-    (parts,) = [one["dependsOn"] for one in made["dependencies"] if "dependsOn" in one]
-    assert sorted(parts) == sorted(one["bom-ref"] for one in made["components"])
+def test_image_depends_on_every_component() -> None:
+    document = json.loads(text())
+    (parts,) = [one["dependsOn"] for one in document["dependencies"] if "dependsOn" in one]
+    assert sorted(parts) == sorted(one["bom-ref"] for one in document["components"])
 
 
-def test_the_same_gives_the_same() -> None:
+def test_same_input_gives_the_same_document() -> None:
     assert text() == text()
     assert text(packages=PACKAGES[::-1]) == text()
 
@@ -78,11 +78,11 @@ def test_the_same_gives_the_same() -> None:
         {"time": datetime(2026, 1, 1, tzinfo=UTC)},
     ],
 )  # fmt: skip
-def test_something_else_gives_something_else(changes: dict[str, Any]) -> None:
+def test_different_input_gives_another_document(changes: dict[str, Any]) -> None:
     assert text(**changes) != text()
 
 
-def test_the_number_is_the_images() -> None:
+def test_serial_number_comes_from_the_image() -> None:
     def number(digest: str) -> str:
         return str(json.loads(text(digest=digest))["serialNumber"])
 

@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import host, process, project
-from buildkit_riscv64.errors import BusyError, MachineError, StorageError, UsageError
-from buildkit_riscv64.machine import base as bases
-from buildkit_riscv64.machine import machines, trust
-from buildkit_riscv64.machine.base import Base
-from buildkit_riscv64.machine.destination import Destination
-from buildkit_riscv64.machine.machines import Machine, Shape
+from buildkit_riscv64.core import host, process, project
+from buildkit_riscv64.core.errors import BusyError, MachineError, StorageError, UsageError
+from buildkit_riscv64.machine import base_disk as bases
+from buildkit_riscv64.machine import host_settings, machines
+from buildkit_riscv64.machine.base_disk import BaseDisk
+from buildkit_riscv64.machine.machines import Machine, MachineSpec
+from buildkit_riscv64.machine.ssh import Destination
 
 from .conftest import ID, MachineCommands
 
 GIB = 1 << 30
-SHAPE = Shape(cpus=2, memory="8G", disk="40G")
+SPEC = MachineSpec(cpus=2, memory="8G", disk="40G")
 
-# Shapes.
+# Sizes.
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def _large_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_large_host")
 @pytest.mark.parametrize(
-    ("words", "shape"),
+    ("words", "spec"),
     [
         ((0, "", ""), (6, "8G", "40G")),
         ((1, "1G", "5G"), (1, "1G", "5G")),
@@ -47,8 +47,8 @@ def _large_host(monkeypatch: pytest.MonkeyPatch) -> None:
         ((2, "1024M", "5120M"), (2, "1024M", "5120M")),
     ],
 )
-def test_shapes(words: tuple[int, str, str], shape: tuple[int, str, str]) -> None:
-    assert Shape.parse(*words) == Shape(cpus=shape[0], memory=shape[1], disk=shape[2])
+def test_sizes(words: tuple[int, str, str], spec: tuple[int, str, str]) -> None:
+    assert MachineSpec.parse(*words) == MachineSpec(cpus=spec[0], memory=spec[1], disk=spec[2])
 
 
 @pytest.mark.usefixtures("_large_host")
@@ -64,19 +64,19 @@ def test_shapes(words: tuple[int, str, str], shape: tuple[int, str, str]) -> Non
         ((0, "", "4G"), "--disk 4G"), ((0, "", "4T"), "--disk 4T"), ((0, "", "x"), "--disk x"),
     ],
 )  # fmt: skip
-def test_shapes_that_are_refused(words: tuple[int, str, str], names: str) -> None:
+def test_invalid_sizes(words: tuple[int, str, str], names: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Shape.parse(*words)
-    assert caught.value.brief.startswith(names)
+        MachineSpec.parse(*words)
+    assert caught.value.brief.startswith(names.split(maxsplit=1)[0])
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("total", "memory"), [(2, "2G"), (4, "2G"), (7, "3G"), (16, "8G"), (64, "8G")]
 )
-def test_memory_that_fits(monkeypatch: pytest.MonkeyPatch, total: int, memory: str) -> None:
+def test_default_memory(monkeypatch: pytest.MonkeyPatch, total: int, memory: str) -> None:
     monkeypatch.setattr(host, "memory_bytes", lambda *_: total * GIB)
-    assert Shape.parse(1, "", "").memory == memory
+    assert MachineSpec.parse(1, "", "").memory == memory
 
 
 # Names.
@@ -86,50 +86,50 @@ def test_memory_that_fits(monkeypatch: pytest.MonkeyPatch, total: int, memory: s
     "name",
     ["", ".", "..", "-x", "A", "a/b", "../x", "a b", "a_b", "a.b", "a\n", "é", "x" * 33, "/tmp/x", "a,b"],
 )  # fmt: skip
-def test_names_that_are_refused(name: str, commands: MachineCommands) -> None:
-    for refuses in (machines.find, lambda n: machines.create(n, SHAPE)):
-        with pytest.raises(UsageError, match="is not a name for a machine"):
+def test_invalid_names(name: str, commands: MachineCommands) -> None:
+    for refuses in (machines.find, lambda n: machines.create(n, SPEC)):
+        with pytest.raises(UsageError, match="not a machine name"):
             refuses(name)
     assert not machines.exists(name)
     assert commands.calls == []
 
 
 @pytest.mark.parametrize("name", ["a", "0", "riscv64", "my-machine-2", "x" * 32])
-def test_names_that_are_not(name: str) -> None:
-    with pytest.raises(MachineError, match=f"there is no machine {name}"):
+def test_valid_names(name: str) -> None:
+    with pytest.raises(MachineError, match=f"machine {name} "):
         machines.find(name)
     assert not machines.exists(name)
 
 
-def test_what_is_there(machine: Machine) -> None:
+def test_find_and_list(machine: Machine) -> None:
     assert machines.find("one") == machine
     assert machines.exists("one")
-    assert machines.everyone() == [machine]
-    # Half of a machine is none.
+    assert machines.list_machines() == [machine]
+    # Partial machines are ignored.
     (machine.path.parent / ".two.making").mkdir()
     (machine.path.parent / "three").mkdir()
-    assert machines.everyone() == [machine]
+    assert machines.list_machines() == [machine]
     assert not machines.exists("three")
 
 
-def test_nothing_is_there() -> None:
-    assert machines.everyone() == []
+def test_list_without_machines() -> None:
+    assert machines.list_machines() == []
 
 
-# What is known of one.
+# State.
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "1", "null", "{}", '{"id": "x"}', "\xff"])
 def test_damaged_settings(machine: Machine, content: str) -> None:
     (machine.path / "machine.json").write_text(content, encoding="latin-1")
-    with pytest.raises(MachineError, match="machine one is damaged") as caught:
+    with pytest.raises(MachineError, match=r"machine\.json") as caught:
         _ = machine.settings
     assert "machine.destroy --name one" in caught.value.hint
 
 
 @pytest.fixture
 def running() -> Iterator[Callable[[str], int]]:
-    """Starts a process with this among its arguments; it ends with the test."""
+    """Start a process with an argument; it ends with the test."""
     children: list[subprocess.Popen[bytes]] = []
 
     def start(word: str) -> int:
@@ -148,7 +148,7 @@ def running() -> Iterator[Callable[[str], int]]:
         child.communicate()
 
 
-def test_the_pid_of_a_running_machine(machine: Machine, running: Callable[[str], int]) -> None:
+def test_pid_of_a_running_machine(machine: Machine, running: Callable[[str], int]) -> None:
     assert machine.pid is None
     assert machine.uptime == 0
     pid = running(str(machine.path / "qemu.pid"))
@@ -158,26 +158,30 @@ def test_the_pid_of_a_running_machine(machine: Machine, running: Callable[[str],
 
 
 @pytest.mark.parametrize("word", ["guest=one", "qemu.pid", "/other/qemu.pid", ""])
-def test_the_pid_of_another_process_is_not_believed(machine: Machine, running: Callable[[str], int], word: str) -> None:  # fmt: skip
+def test_pid_of_another_process_is_ignored(
+    machine: Machine, running: Callable[[str], int], word: str
+) -> None:
     (machine.path / "qemu.pid").write_text(str(running(word)))
     assert machine.pid is None
     assert machine.uptime == 0
 
 
 @pytest.mark.parametrize("content", ["", "x", "-1", "0", "4194305", "999999999999", "\xff"])
-def test_a_stale_pid_file_is_not_believed(machine: Machine, content: str) -> None:
+def test_stale_pid_file_is_ignored(machine: Machine, content: str) -> None:
     (machine.path / "qemu.pid").write_text(content, encoding="latin-1")
     assert machine.pid is None
 
 
-def test_it_is_found_whatever_its_configuration_is(machine: Machine, running: Callable[[str], int]) -> None:  # fmt: skip
+def test_pid_does_not_need_the_configuration(
+    machine: Machine, running: Callable[[str], int]
+) -> None:
     (machine.path / "machine.json").write_text("damaged")
     pid = running(str(machine.path / "qemu.pid"))
     (machine.path / "qemu.pid").write_text(f"{pid}\n")
     assert machine.pid == pid
 
 
-def test_whether_this_qemu_has_answered(machine: Machine, running: Callable[[str], int]) -> None:
+def test_answered_belongs_to_this_qemu(machine: Machine, running: Callable[[str], int]) -> None:
     assert not machine.answered
     pid = running(str(machine.path / "qemu.pid"))
     (machine.path / "qemu.pid").write_text(f"{pid}\n")
@@ -187,24 +191,24 @@ def test_whether_this_qemu_has_answered(machine: Machine, running: Callable[[str
         assert machine.answered is answered
 
 
-def test_last_words(machine: Machine) -> None:
-    assert machine.last_words() == "no console"
+def test_last_console_line(machine: Machine) -> None:
+    assert machine.last_console_line() == "no console log"
     machine.log.write_bytes(b"")
-    assert machine.last_words() == "nothing on its console"
+    assert machine.last_console_line() == "the console log is empty"
     machine.log.write_bytes(b"booting\r\n\xff panic \r\n\n")
-    assert machine.last_words() == "� panic"
+    assert machine.last_console_line() == "� panic"
 
 
-def test_its_disk(machine: Machine) -> None:
+def test_disk_bytes(machine: Machine) -> None:
     assert machine.disk_bytes == 0
     (machine.path / "disk.qcow2").write_bytes(b"x" * 8192)
     assert machine.disk_bytes >= 8192
 
 
-# The command and the files.
+# qemu's command and a machine's files.
 
 
-def test_the_qemu_command(machine: Machine, base: Base) -> None:
+def test_qemu_command(machine: Machine, base: BaseDisk) -> None:
     assert machines.qemu(machine, base, 2222) == [
         f"{base.path}/emulator/qemu-system-riscv64-loader", "--library-path", f"{base.path}/emulator",
         f"{base.path}/emulator/qemu-system-riscv64", "-L", f"{base.path}/emulator",
@@ -225,18 +229,18 @@ def test_the_qemu_command(machine: Machine, base: Base) -> None:
     ]  # fmt: skip
 
 
-def test_the_qemu_command_that_counts_instructions(machine: Machine, base: Base) -> None:
-    usual = machines.qemu(machine, base, 2222)
+def test_qemu_command_that_counts_instructions(machine: Machine, base: BaseDisk) -> None:
+    default = machines.qemu(machine, base, 2222)
     counting = machines.qemu(machine, base, 2222, icount=True)
-    assert [one for one in usual if one not in counting] == [
+    assert [one for one in default if one not in counting] == [
         "rv64", "2", "tcg,thread=multi,tb-size=1024",
     ]  # fmt: skip
-    assert [one for one in counting if one not in usual] == [
+    assert [one for one in counting if one not in default] == [
         "rv64,sscofpmf=on,smcntrpmf=on", "1", "tcg,thread=single,tb-size=1024", "-icount", "shift=0",
     ]  # fmt: skip
 
 
-def test_the_ssh_configuration(machine: Machine) -> None:
+def test_ssh_configuration(machine: Machine) -> None:
     machines._ssh_config(machine, 2222)
     config = machine.path / "ssh_config"
     assert config.read_text() == (
@@ -266,7 +270,7 @@ def test_free_ports_are_free() -> None:
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Mode and content of everything below a folder."""
+    """Mode and content of everything below a directory."""
     return {
         str(p.relative_to(root)): (p.stat().st_mode & 0o7777, b"" if p.is_dir() else p.read_bytes())
         for p in root.rglob("*")
@@ -274,11 +278,17 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
-def test_the_identity(machine: Machine, base: Base, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch, umask: int) -> None:  # fmt: skip
-    monkeypatch.setattr(trust, "certificates", list)
-    monkeypatch.setattr(trust, "proxies", lambda: {"http_proxy": "http://p"})
+def test_identity(
+    machine: Machine,
+    base: BaseDisk,
+    commands: MachineCommands,
+    monkeypatch: pytest.MonkeyPatch,
+    umask: int,
+) -> None:
+    monkeypatch.setattr(host_settings, "certificates", list)
+    monkeypatch.setattr(host_settings, "proxies", lambda: {"http_proxy": "http://p"})
     (machine.path / "host_key").chmod(0o600)
-    (machine.path / "work").mkdir()  # a killed run's
+    (machine.path / "work").mkdir()  # left by a killed run
     taken: list[tuple[dict[str, tuple[int, bytes]], list[str]]] = []
 
     def cpio(args: process.Arguments, data: bytes, **options: Any) -> bytes:
@@ -286,7 +296,7 @@ def test_the_identity(machine: Machine, base: Base, commands: MachineCommands, m
         taken.append((snapshot(options["cwd"]), data.decode().splitlines()))
         return b"ARCHIVE"
 
-    monkeypatch.setattr(process, "filtered", cpio)
+    monkeypatch.setattr(process, "pipe_through", cpio)
     before = os.umask(umask)
     try:
         machines._identity(machine, base)
@@ -296,7 +306,7 @@ def test_the_identity(machine: Machine, base: Base, commands: MachineCommands, m
     assert not (machine.path / "work").exists()
     ((files, names),) = taken
     assert names == sorted(files)
-    # Each folder before what is in it.
+    # Each directory comes before its files.
     assert names[:2] == ["identity", "identity/etc"]
     content = {n.removeprefix("identity/"): f for n, f in files.items()}
     assert content["etc/ssh/ssh_host_ed25519_key"] == (0o600, b"host private\n")
@@ -309,11 +319,11 @@ def test_the_identity(machine: Machine, base: Base, commands: MachineCommands, m
     ]  # fmt: skip
     assert content["etc/environment"][1] == b'http_proxy="http://p"\nHTTP_PROXY="http://p"\n'
     assert content["etc/ssl/certs/ca-certificates.crt"][1] == b"content of ca-certificates.crt\n"
-    # They replace the modes of the machine's own folders: sshd refuses what others can write,
-    # and nobody but root could do anything if /etc were closed.
-    for folder in ("root", "root/.ssh"):
-        assert content[folder][0] == 0o700
-    for folder in (
+    # These modes replace those on the machine: sshd refuses files that others can write, and
+    # users other than root need /etc.
+    for directory in ("root", "root/.ssh"):
+        assert content[directory][0] == 0o700
+    for directory in (
         "etc",
         "etc/ssh",
         "etc/ssl",
@@ -322,19 +332,21 @@ def test_the_identity(machine: Machine, base: Base, commands: MachineCommands, m
         "usr/local",
         "usr/local/share",
     ):
-        assert content[folder][0] == 0o755, folder
-    # Programs of other users read these.
+        assert content[directory][0] == 0o755, directory
+    # Other users' programs read these files.
     for name in ("etc/environment", "etc/ssl/certs/ca-certificates.crt", "etc/hosts"):
         assert content[name][0] == 0o644, name
     assert not any(b"user private" in data for _, data in content.values())
 
 
-# Creating.
+# Create.
 
 
 @pytest.fixture
-def made(base: Base, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> MachineCommands:
-    """The base is there; ssh-keygen makes keys."""
+def with_base(
+    base: BaseDisk, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
+) -> MachineCommands:
+    """A cached base, and a fake ssh-keygen that writes keys."""
     monkeypatch.setattr(bases, "ensure", lambda _pins, yes=False: base)
     probe = commands.probe
 
@@ -348,70 +360,72 @@ def made(base: Base, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch)
     return commands
 
 
-def test_creating(made: MachineCommands, base: Base) -> None:
-    machine = machines.create("new", SHAPE)
-    aside = machine.path.parent / ".new.making"
-    assert made.args == [
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "host new", "-f", f"{aside}/host_key"],
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "buildkit-riscv64 new", "-f", f"{aside}/user_key"],
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base.disk), f"{aside}/disk.qcow2", "40G"],
+def test_create(with_base: MachineCommands, base: BaseDisk) -> None:
+    machine = machines.create("new", SPEC)
+    temporary = machine.path.parent / ".new.making"
+    assert with_base.args == [
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "host new", "-f", f"{temporary}/host_key"],
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "buildkit-riscv64 new", "-f", f"{temporary}/user_key"],
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base.disk), f"{temporary}/disk.qcow2", "40G"],
     ]  # fmt: skip
-    assert not aside.exists()
+    assert not temporary.exists()
     assert machine.path.stat().st_mode & 0o777 == 0o700
     settings = machine.settings
     assert (settings["cpus"], settings["memory"], settings["disk"]) == (2, "8G", "40G")
     assert settings["base"] == base.path.name
     assert len(settings["id"]) == 32
-    other = machines.create("other", SHAPE)
+    other = machines.create("other", SPEC)
     assert other.settings["id"] != settings["id"]
 
 
-def test_one_that_is_there_is_not_created_again(made: MachineCommands, machine: Machine) -> None:
+def test_create_refuses_an_existing_machine(with_base: MachineCommands, machine: Machine) -> None:
     before = snapshot(machine.path)
-    with pytest.raises(MachineError, match="there is a machine one already") as caught:
-        machines.create("one", SHAPE)
+    with pytest.raises(MachineError, match="machine one already exists") as caught:
+        machines.create("one", SPEC)
     assert "machine.destroy --name one" in caught.value.hint
     assert snapshot(machine.path) == before
-    assert made.calls == []
+    assert with_base.calls == []
 
 
 @pytest.mark.parametrize("tool", ["ssh-keygen", "qemu-img"])
-def test_nothing_half_created_is_left(made: MachineCommands, tool: str) -> None:
+def test_failed_create_leaves_no_files(with_base: MachineCommands, tool: str) -> None:
     left = project.cache() / "machines" / ".new.making"
     left.mkdir(parents=True)
     (left / "host_key").write_text("of a killed run")
-    made.answer(tool, code=1, stderr="no")
+    with_base.answer(tool, code=1, stderr="no")
     with pytest.raises(MachineError, match=tool):
-        machines.create("new", SHAPE)
+        machines.create("new", SPEC)
     assert [p.name for p in left.parent.iterdir() if not p.name.endswith(".lock")] == []
     assert not machines.exists("new")
 
 
-def test_no_space_for_a_machine(made: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_without_space(with_base: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, _value: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("buildkit_riscv64.storage.write_json", full)
+    monkeypatch.setattr("buildkit_riscv64.core.filesystem.write_json", full)
     with pytest.raises(StorageError, match="no space left"):
-        machines.create("new", SHAPE)
-    assert machines.everyone() == []
+        machines.create("new", SPEC)
+    assert machines.list_machines() == []
 
 
-# Starting.
+# Start.
 
 
 @pytest.fixture
-def ready(machine: Machine, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch) -> MachineCommands:  # fmt: skip
-    """The machine could be started: qemu is only recorded, and pids are as told."""
-    monkeypatch.setattr(trust, "certificates", list)
-    monkeypatch.setattr(trust, "proxies", dict)
+def ready(
+    machine: Machine, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
+) -> MachineCommands:
+    """A machine whose qemu is only recorded."""
+    monkeypatch.setattr(host_settings, "certificates", list)
+    monkeypatch.setattr(host_settings, "proxies", dict)
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     return commands
 
 
 @pytest.fixture
 def pid(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The pid of qemu, or none."""
+    """qemu's PID, or empty."""
     pids: list[int] = []
     monkeypatch.setattr(Machine, "pid", property(lambda _self: pids[0] if pids else None))
     return pids
@@ -421,7 +435,7 @@ def verbs(commands: MachineCommands) -> list[str]:
     return [Path(call.args[0]).name for call in commands.calls]
 
 
-def test_starting(ready: MachineCommands, machine: Machine, base: Base, pid: list[int]) -> None:
+def test_start(ready: MachineCommands, machine: Machine, base: BaseDisk, pid: list[int]) -> None:
     machines.start(machine)
     assert verbs(ready) == ["cpio", bases.LOADER, "ssh"]
     _, started, ssh = ready.calls
@@ -435,26 +449,30 @@ def test_starting(ready: MachineCommands, machine: Machine, base: Base, pid: lis
     ]  # fmt: skip
 
 
-def test_one_that_runs_is_left_alone(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
+def test_start_leaves_a_running_machine_alone(
+    ready: MachineCommands, machine: Machine, pid: list[int]
+) -> None:
     pid.append(1)
     machines.start(machine)
     assert verbs(ready) == ["ssh"]
 
 
-def test_one_that_runs_does_not_begin_to_count(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
+def test_start_with_icount_refuses_a_running_machine(
+    ready: MachineCommands, machine: Machine, pid: list[int]
+) -> None:
     pid.append(os.getpid())
-    with pytest.raises(MachineError, match="runs already, and does not count") as caught:
+    with pytest.raises(MachineError, match="without counting instructions") as caught:
         machines.start(machine, icount=True)
     assert "machine.stop --name one" in caught.value.hint
     assert ready.calls == []
 
 
-def test_a_port_that_is_taken_is_given_up(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
+def test_start_tries_another_port(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:
     ready.answer(
         "-netdev", code=1,
         stderr="qemu: -netdev user: Could not set up host forwarding rule 'tcp:127.0.0.1:1-:22'\n",
     )  # fmt: skip
-    with pytest.raises(MachineError, match=r"qemu does not start: .*host forwarding"):
+    with pytest.raises(MachineError, match="host forwarding"):
         machines.start(machine)
     assert verbs(ready) == ["cpio", *[bases.LOADER] * 3]
     ports = {call.args[call.args.index("-netdev") + 1] for call in ready.calls[1:]}
@@ -463,26 +481,47 @@ def test_a_port_that_is_taken_is_given_up(ready: MachineCommands, machine: Machi
 
 def test_qemu_does_not_start(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:
     ready.answer("-netdev", code=1, stderr="cannot set up guest memory 'ram'\n")
-    with pytest.raises(MachineError, match="qemu does not start: cannot set up guest memory"):
+    with pytest.raises(MachineError, match="cannot set up guest memory"):
         machines.start(machine)
     assert verbs(ready) == ["cpio", bases.LOADER]
 
 
-def test_qemu_ends_while_it_starts(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:  # fmt: skip
+def test_qemu_ends_during_start(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:
     ready.answer("ssh", code=255, stderr="refused")
     machine.log.write_text("initrd: no root file system on /dev/vda\n")
-    with pytest.raises(MachineError, match="qemu ended while one started: initrd: no root"):
+    with pytest.raises(MachineError, match=r"machine one .*: initrd: no root"):
         machines.start(machine)
 
 
-def test_something_else_answers(ready: MachineCommands, machine: Machine, pid: list[int]) -> None:
+def test_start_with_another_ssh_server(
+    ready: MachineCommands, machine: Machine, pid: list[int]
+) -> None:
     pid.append(1)
     ready.answer("ssh", code=255, stderr="No ED25519 host key\nHost key verification failed.\n")
-    with pytest.raises(MachineError, match="something else answers at the port of one"):
+    with pytest.raises(MachineError, match=r"another ssh server .* one"):
         machines.start(machine)
 
 
-def test_it_never_answers(ready: MachineCommands, machine: Machine, pid: list[int], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_start_waits_longer_for_a_slow_machine(
+    ready: MachineCommands, machine: Machine, pid: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(0, 1 << 20, 60))
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    pid.append(1)
+    ready.answer("ssh", code=255, stderr="Connection timed out during banner exchange")
+    with pytest.raises(MachineError, match="does not answer ssh after"):
+        machines.start(machine)
+    options = [call for call in ready.calls if call.args[0] == "ssh"]
+    waits = [int(call.args[4].partition("=")[2]) for call in options]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (60, 120)
+    assert all(call.options["timeout"] > wait for call, wait in zip(options, waits, strict=True))
+
+
+def test_start_without_an_answer(
+    ready: MachineCommands, machine: Machine, pid: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machines, "START_SECONDS", -1.0)
     pid.append(1)
     ready.answer("ssh", code=255, stderr="Connection refused")
@@ -492,21 +531,23 @@ def test_it_never_answers(ready: MachineCommands, machine: Machine, pid: list[in
     assert "machine.logs --name one" in caught.value.hint
 
 
-@pytest.mark.parametrize("gone", ["", bases.EMULATOR_FOLDER])
-def test_the_base_has_been_deleted(ready: MachineCommands, machine: Machine, base: Base, gone: str) -> None:  # fmt: skip
+@pytest.mark.parametrize("gone", ["", bases.EMULATOR_DIRECTORY])
+def test_start_without_the_base(
+    ready: MachineCommands, machine: Machine, base: BaseDisk, gone: str
+) -> None:
     shutil.rmtree(base.path / gone)
-    with pytest.raises(MachineError, match="is not in the cache any more") as caught:
+    with pytest.raises(MachineError, match="base of machine one") as caught:
         machines.start(machine)
     assert "machine.destroy --name one" in caught.value.hint
     assert ready.calls == []
 
 
-# Stopping, resetting, destroying.
+# Stop, reset, destroy.
 
 
 @pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch, pid: list[int]) -> list[tuple[int, int]]:
-    """Signals that would have been sent; qemu ends by SIGKILL only."""
+    """Recorded signals; the fake qemu ends by SIGKILL only."""
     sent: list[tuple[int, int]] = []
 
     def kill(number: int, which: int) -> None:
@@ -518,7 +559,9 @@ def kills(monkeypatch: pytest.MonkeyPatch, pid: list[int]) -> list[tuple[int, in
     return sent
 
 
-def test_stopping_what_does_not_run(ready: MachineCommands, machine: Machine, kills: list[tuple[int, int]]) -> None:  # fmt: skip
+def test_stop_without_a_running_qemu(
+    ready: MachineCommands, machine: Machine, kills: list[tuple[int, int]]
+) -> None:
     (machine.path / "qemu.pid").write_text("1")
     machines.stop(machine)
     assert ready.calls == []
@@ -526,7 +569,13 @@ def test_stopping_what_does_not_run(ready: MachineCommands, machine: Machine, ki
     assert not (machine.path / "qemu.pid").exists()
 
 
-def test_stopping_politely(ready: MachineCommands, machine: Machine, pid: list[int], kills: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_stop_shuts_down(
+    ready: MachineCommands,
+    machine: Machine,
+    pid: list[int],
+    kills: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pid.append(7)
     probe = process.probe
 
@@ -540,30 +589,49 @@ def test_stopping_politely(ready: MachineCommands, machine: Machine, pid: list[i
     assert kills == []
 
 
-def test_one_that_does_not_listen_is_ended(ready: MachineCommands, machine: Machine, pid: list[int], kills: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_stop_kills_qemu_after_a_timeout(
+    ready: MachineCommands,
+    machine: Machine,
+    pid: list[int],
+    kills: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ticks = iter(range(0, 1 << 20, 5))
     monkeypatch.setattr("time.monotonic", lambda: next(ticks))
     pid.append(7)
     machines.stop(machine)
     assert kills == [(7, signal.SIGTERM), (7, signal.SIGKILL)]
-    assert "one does not shut down: ending qemu" in capsys.readouterr().err
+    assert "machine one" in capsys.readouterr().err
 
 
-def test_resetting(made: MachineCommands, machine: Machine, pid: list[int], kills: list[tuple[int, int]], base: Base) -> None:  # fmt: skip
+def test_reset(
+    with_base: MachineCommands,
+    machine: Machine,
+    pid: list[int],
+    kills: list[tuple[int, int]],
+    base: BaseDisk,
+) -> None:
     pid.append(7)
     (machine.path / "disk.qcow2").write_text("old")
     before = machine.settings
     machines.reset(machine)
     assert kills == [(7, signal.SIGKILL)]
-    assert made.args == [
+    assert with_base.args == [
         ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base.disk), f"{machine.path}/disk.qcow2", "40G"]
     ]  # fmt: skip
     assert machine.settings == before
     assert not (machine.path / "disk.qcow2").exists()
 
 
-def test_resetting_to_another_base(made: MachineCommands, machine: Machine, pid: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
-    monkeypatch.setattr(bases, "ensure", lambda _pins, yes=False: Base(tmp_path / "newer"))
+def test_reset_to_another_base(
+    with_base: MachineCommands,
+    machine: Machine,
+    pid: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(bases, "ensure", lambda _pins, yes=False: BaseDisk(tmp_path / "newer"))
     machines.reset(machine)
     assert machine.settings["base"] == "newer"
     assert machine.settings["id"] == ID
@@ -571,7 +639,14 @@ def test_resetting_to_another_base(made: MachineCommands, machine: Machine, pid:
 
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_destroying_leaves_the_bases(machine: Machine, base: Base, pid: list[int], kills: list[tuple[int, int]], running: bool, damaged: bool) -> None:  # fmt: skip
+def test_destroy_leaves_the_bases(
+    machine: Machine,
+    base: BaseDisk,
+    pid: list[int],
+    kills: list[tuple[int, int]],
+    running: bool,
+    damaged: bool,
+) -> None:
     if running:
         pid.append(7)
     if damaged:
@@ -582,26 +657,26 @@ def test_destroying_leaves_the_bases(machine: Machine, base: Base, pid: list[int
     assert base.disk.exists()
 
 
-def test_destroying_leaves_other_machines(machine: Machine) -> None:
+def test_destroy_leaves_other_machines(machine: Machine) -> None:
     other = Path(shutil.copytree(machine.path, machine.path.with_name("two")))
     machines.destroy(machine)
-    assert machines.everyone() == [Machine(other)]
+    assert machines.list_machines() == [Machine(other)]
     assert [p.name for p in other.parent.iterdir()] == ["two"]
 
 
 @pytest.mark.parametrize("change", ["start", "stop", "reset", "destroy", "create"])
 def test_one_change_at_a_time(machine: Machine, commands: MachineCommands, change: str) -> None:
     changes: dict[str, Callable[[], object]] = {
-        "create": lambda: machines.create("one", SHAPE),
+        "create": lambda: machines.create("one", SPEC),
         **{n: lambda n=n: getattr(machines, n)(machine) for n in ("start", "stop", "reset", "destroy")},  # type: ignore[misc]
     }  # fmt: skip
     with (machine.path.parent / ".one.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(BusyError, match="another run is changing machine one"):
+        with pytest.raises(BusyError, match="machine one"):
             changes[change]()
     assert commands.calls == []
 
 
-def test_how_ssh_reaches_it(machine: Machine) -> None:
+def test_destination(machine: Machine) -> None:
     assert machine.destination == Destination("one", machine.path / "ssh_config")
     assert json.loads((machine.path / "machine.json").read_text()) == machine.settings

@@ -1,4 +1,4 @@
-"""What the tests of validation share."""
+"""Fixtures of the validation tests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64 import apt, doctor
+from buildkit_riscv64.system import apt, checks
 
 
 @pytest.fixture
 def provided(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Which tools were asked for, and whether without a question; all are there."""
+    """The tools requested for installation, and whether without a question; nothing is missing."""
     asked: list[Any] = []
-    monkeypatch.setattr(apt, "provide", lambda tools, yes: asked.append((list(tools), yes)))
-    monkeypatch.setattr(doctor, "provide_emulators", lambda yes: asked.append(("emulators", yes)))
+    monkeypatch.setattr(
+        apt, "ensure_installed", lambda tools, yes: asked.append((list(tools), yes))
+    )
+    monkeypatch.setattr(checks, "provide_emulators", lambda yes: asked.append(("emulators", yes)))
     return asked

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from buildkit_riscv64.validation import evidence, page
-from buildkit_riscv64.validation.subject import Subject
+from buildkit_riscv64.validation.artifacts import Subject
 
-from .scenes import result, scene
+from .factories import result, scene
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=y>\"'&"
 
 
 class Reader(html.parser.HTMLParser):
-    """What a browser would make of it."""
+    """Parses a page like a browser."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Reader(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attributes)))
-        if tag not in {"meta"}:
+        if tag not in {"input", "meta"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -48,37 +48,41 @@ def render(found: Subject, stale: list[str] | None = None, **suites: Any) -> str
     return page.render(document, stale or [])
 
 
-def test_it_needs_nothing_but_itself(found: Subject) -> None:
+def test_page_is_self_contained(found: Subject) -> None:
     text = render(found)
-    seen = read(text)
-    assert {tag for tag, _ in seen.tags}.isdisjoint({"script", "link", "img", "iframe", "object"})
+    parsed = read(text)
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "link", "img", "iframe", "object"})
     assert not re.search(r"url\(|@import|https?://|\bon\w+=", text)
-    assert all(str(link["href"]).startswith(("#", "evidence.json", "junit-")) for link in seen.of("a"))  # fmt: skip
+    assert all(str(link["href"]).startswith(("#", "evidence.json", "junit-")) for link in parsed.of("a"))  # fmt: skip
 
 
-def test_each_square_leads_to_its_scenario(found: Subject) -> None:
+def test_squares_link_to_scenarios(found: Subject) -> None:
     scenes = [scene(f"test_{n}", outcome) for n, outcome in enumerate(["passed", "failed", "not proven"])]  # fmt: skip
-    seen = read(render(found, standalone=result(*scenes), buildx=result(*scenes)))
-    squares = [link for link in seen.of("a") if str(link.get("class")).startswith("square")]
-    targets = {str(div["id"]) for div in seen.of("div") if str(div.get("class")) == "body"}
+    parsed = read(render(found, standalone=result(*scenes), buildx=result(*scenes)))
+    squares = [link for link in parsed.of("a") if str(link.get("class")).startswith("square")]
+    targets = {str(div["id"]) for div in parsed.of("div") if str(div.get("class")) == "body"}
     assert {str(link["href"]) for link in squares} == {f"#{name}" for name in targets}
     assert len(squares) == len(targets) == 6
     assert [link["class"] for link in squares[:3]] == [
         "square passed", "square failed", "square not-proven",
     ]  # fmt: skip
-    ids = [attributes["id"] for _, attributes in seen.tags if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
 def test_only_failures_are_open(found: Subject) -> None:
-    seen = read(render(found, standalone=result(scene(), scene("b", "failed"), scene("c", "not proven"))))  # fmt: skip
-    assert ["open" in details for details in seen.of("details")] == [False, True, False]
+    parsed = read(render(found, standalone=result(scene(), scene("b", "failed"), scene("c", "not proven"))))  # fmt: skip
+    assert ["open" in details for details in parsed.of("details")] == [False, True, False]
 
 
-def test_it_says_what_was_tested_and_on_what(found: Subject) -> None:
+def test_page_names_artifacts_and_missing_suites(found: Subject) -> None:
     text = render(found)
-    told = found.as_json()
-    for digest in (*told["binaries"].values(), *told["images"].values(), told["revision"]):
+    reported = found.as_json()
+    for digest in (
+        *reported["binaries"].values(),
+        *reported["images"].values(),
+        reported["revision"],
+    ):
         assert digest in text
     assert "natively on riscv64" in text
     for name in ("buildx", "rootless", "platforms"):
@@ -93,58 +97,64 @@ def test_it_says_what_was_tested_and_on_what(found: Subject) -> None:
         ("qemu-user", "on another machine, each program emulated for riscv64 (qemu-user)"),
     ],
 )
-def test_how_it_was_executed(found: Subject, execution: str, words: str) -> None:
+def test_execution(found: Subject, execution: str, words: str) -> None:
     document, _ = evidence.assemble(found, {"standalone": result()}, None)
     document["host"]["execution"] = execution
     assert words in page.render(document)
 
 
-def test_what_does_not_stand_is_said(found: Subject) -> None:
+def test_page_of_incomplete_evidence(found: Subject) -> None:
     text = render(
-        found, ["it is of other binaries"],
+        found, ["another build"],
         standalone=result(partial=True, select="a<b"), buildx=result(aborted="pytest ended early"),
     )  # fmt: skip
-    assert "It is of other binaries." in text
+    assert "Another build." in text
     assert "scenarios that match <code>a&lt;b</code>" in text
     assert "did not run to its end: pytest ended early" in text
     assert "Out of date" not in render(found)
 
 
-def test_hostile_texts_are_only_texts(found: Subject) -> None:
-    spoiled = scene(
+def test_hostile_texts_are_escaped(found: Subject) -> None:
+    hostile = scene(
         f"test[{EVIL}]", "failed", group=EVIL, title=EVIL, failure=f"E  {EVIL}",
         logs=[{"name": EVIL, "text": EVIL}],
     )  # fmt: skip
     other = scene("test_b", "not proven", reason=EVIL)
-    text = render(found, standalone=result(spoiled, other, partial=True, select=EVIL))
-    seen = read(text)
-    assert {"script", "img"}.isdisjoint(tag for tag, _ in seen.tags)
+    text = render(found, standalone=result(hostile, other, partial=True, select=EVIL))
+    parsed = read(text)
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in parsed.tags)
     assert "&lt;script&gt;" in text
 
 
-def test_unproven_scenarios_are_gathered_by_their_reason(found: Subject) -> None:
+def test_unproven_scenarios_are_grouped_by_reason(found: Subject) -> None:
     scenes = [scene(f"test_{n}", "not proven", reason="of the kernel") for n in range(3)]
     text = render(found, standalone=result(*scenes), buildx=result(*scenes))
-    section = text.partition("What is not proven, and why")[2].partition("</section>")[0]
+    section = text.partition('id="open"')[2].partition("</section>")[0]
     assert section.count("of the kernel") == 1
     assert section.count("The title of") == 6
 
 
 def test_5000_scenarios(found: Subject) -> None:
     scenes = [scene(f"test_{n}", group=f"group_{n % 40}") for n in range(5000)]
-    started = time.monotonic()
+
+    def cost(number: int) -> float:
+        started = time.process_time()
+        render(found, standalone=result(*scenes[:number]))
+        return time.process_time() - started
+
+    # Not quadratic.
+    assert cost(2500) < 15 * cost(500)
     text = render(found, standalone=result(*scenes))
-    assert time.monotonic() - started < 30
     assert len(text) < 6 << 20
     assert len(read(text).of("details")) == 5000
 
 
 @pytest.mark.parametrize(
-    ("failure", "why"),
+    ("failure", "line"),
     [
         ("def test():\n>   assert 1\nE   AssertionError: no\nE   more", "AssertionError: no"),
-        ("INTERNAL\nmore", "INTERNAL"), ("E", "E"), ("", "no reason was given"), ("\n  \n", "no reason was given"),
+        ("INTERNAL\nmore", "INTERNAL"), ("E", "E"), ("", "no reason"), ("\n  \n", "no reason"),
     ],
 )  # fmt: skip
-def test_why(failure: str, why: str) -> None:
-    assert page.why({"failure": failure}) == why
+def test_why(failure: str, line: str) -> None:
+    assert page.why({"failure": failure}).startswith(line)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from buildkit_riscv64 import apt, project
-from buildkit_riscv64.errors import UsageError
+from buildkit_riscv64.core import project
+from buildkit_riscv64.core.errors import UsageError
+from buildkit_riscv64.system import apt
 from buildkit_riscv64.validation import suites
 from buildkit_riscv64.validation.suites import SUITES
 
@@ -22,24 +23,24 @@ def test_only(only: str, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("only", ["all", "Buildx", "buildx standalone", "../unit", "-k"])
-def test_no_such_suite(only: str) -> None:
-    with pytest.raises(UsageError, match="no suite") as caught:
+def test_unknown_suite(only: str) -> None:
+    with pytest.raises(UsageError, match="--only") as caught:
         suites.parse(only)
-    assert caught.value.hint == "one of: standalone, buildx, rootless, platforms"
+    assert all(name in caught.value.hint for name in SUITES)
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_a_suite_is_a_folder_and_its_tools_can_be_installed(name: str) -> None:
-    assert (REAL / SUITES[name].folder).is_dir()
+def test_suite_has_a_directory_and_installable_tools(name: str) -> None:
+    assert (REAL / SUITES[name].directory).is_dir()
     assert set(SUITES[name].tools) <= apt.PACKAGES.keys()
 
 
-def test_every_folder_is_a_suite() -> None:
-    folders = {path.parent.name for path in (REAL / suites.SCENARIOS).glob("*/__init__.py")}
-    assert folders == SUITES.keys()
+def test_every_directory_is_a_suite() -> None:
+    directories = {path.parent.name for path in (REAL / suites.SCENARIOS).glob("*/__init__.py")}
+    assert directories == SUITES.keys()
 
 
-def test_tools_are_named_once() -> None:
+def test_tools_are_unique() -> None:
     tools = suites.tools(SUITES.values())
     assert tools == sorted(set(tools))
     assert {"runc", "rootlesskit", "newuidmap"} <= set(tools)

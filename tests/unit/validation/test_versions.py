@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from buildkit_riscv64 import process
+from buildkit_riscv64.core import process
 from buildkit_riscv64.validation import versions
 
-from ..making import Commands
+from ..factories import Commands
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The commands that are there."""
-    there: set[str] = set()
-    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name) if name in there else None)  # fmt: skip
-    return there
+    """The installed commands."""
+    names: set[str] = set()
+    monkeypatch.setattr(process, "which", lambda name: Path("/usr/bin", name) if name in names else None)  # fmt: skip
+    return names
 
 
 @pytest.mark.parametrize(
-    ("tool", "said", "version"),
+    ("tool", "output", "version"),
     [
         ("runc", "runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+b1\nspec: 1.0.2-dev\n", "1.1.5+ds1"),
         ("rootlesskit", "rootlesskit version 2.0.2\n", "2.0.2"),
@@ -30,13 +30,15 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         ("runc", "", ""), ("runc", "no number\n", ""),
     ],
 )  # fmt: skip
-def test_what_commands_say(installed: set[str], commands: Commands, tool: str, said: str, version: str) -> None:  # fmt: skip
+def test_reported_versions(
+    installed: set[str], commands: Commands, tool: str, output: str, version: str
+) -> None:
     installed.add(tool)
-    commands.answer(tool, "--version", stdout=said)
+    commands.answer(tool, "--version", stdout=output)
     assert versions.of(tool) == version
 
 
-def test_what_is_not_there_is_not_asked(installed: set[str], commands: Commands) -> None:
+def test_missing_command_is_not_run(installed: set[str], commands: Commands) -> None:
     assert versions.of("runc") == ""
     assert commands.calls == []
 
@@ -47,6 +49,6 @@ def test_here(installed: set[str], commands: Commands) -> None:
     commands.answer("qemu-x86_64", stdout="qemu-x86_64 version 10.0.2\n")
     none = dict.fromkeys(versions.NAMES)
     kernel = platform.release()
-    told = versions.here(["runc", "slirp4netns", "git"], emulators=False)
-    assert told == {**none, "kernel": kernel, "runc": "1.1.5"}
+    reported = versions.here(["runc", "slirp4netns", "git"], emulators=False)
+    assert reported == {**none, "kernel": kernel, "runc": "1.1.5"}
     assert versions.here([], emulators=True) == {**none, "kernel": kernel, "qemu-user": "10.0.2"}

@@ -1,1 +1,0 @@
-"""Phase 4: it maintains itself: releases tracked, packages, repositories, releases."""

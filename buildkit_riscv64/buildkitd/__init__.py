@@ -1,0 +1,1 @@
+"""A running BuildKit daemon, its builders and its certificates."""

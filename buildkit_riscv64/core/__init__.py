@@ -1,0 +1,1 @@
+"""The base of every phase: processes, errors, console, configuration, files, dist/."""

@@ -1,0 +1,132 @@
+"""Filesystem helpers: atomic writes, display paths, checksums, free space."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import host, process
+from .console import size
+from .errors import StorageError
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_public(path: Path) -> None:
+    """Let every user read published files, and only their owner write them.
+
+    Args:
+        path: a file, or a directory with everything in it.
+
+    Raises:
+        OSError: a file has another mode and belongs to another user.
+    """
+    for found in (path, *path.rglob("*")):
+        mode = found.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            continue
+        public = 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644
+        if stat.S_IMODE(mode) & 0o777 != public:
+            found.chmod(stat.S_IMODE(mode) & ~0o777 | public)
+
+
+# A socket's path has at most 107 characters; ssh adds 17 characters temporarily. Some characters
+# are special in a configuration or an address: ssh replaces `%h` by a host.
+_PLAIN = re.compile(r"/[A-Za-z0-9/_.+-]{0,50}")
+
+
+@contextlib.contextmanager
+def socket_directory() -> Iterator[str]:
+    """A private temporary directory for sockets, with a short path of plain characters.
+
+    It is in TMPDIR if that path is short and plain.
+
+    Raises:
+        StorageError: no directory for temporary files can be written.
+    """
+    error = OSError(errno.EACCES, os.strerror(errno.EACCES), "/tmp")  # noqa: S108 - named, not used
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - mkdtemp
+        if not _PLAIN.fullmatch(parent):
+            continue
+        try:
+            directory = tempfile.mkdtemp(prefix="bk-", dir=parent)
+        except OSError as reason:
+            error = reason
+            continue
+        try:
+            with process.run_if_killed([["rm", "-rf", directory]]):
+                yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        return
+    raise failure(error, Path(error.filename))
+
+
+def display_path(path: Path) -> Path:
+    """A path for messages: relative if it is below the current directory."""
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path
+
+
+def failure(error: OSError, path: Path) -> StorageError:
+    """The failure for an error while writing to a path."""
+    file = display_path(Path(error.filename) if error.filename else path)
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return StorageError(f"no space left while writing {file}", "free some space; df -h .")
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            hint = f"make {display_path(path)} writable for your user"
+        case _:
+            hint = "check the filesystem"
+    return StorageError(f"cannot write {file}: {error.strerror}", hint)
+
+
+def require_space(
+    path: Path, needed: int, purpose: str, hint: str = "free some space; df -h ."
+) -> None:
+    """Fail early where the disk is too small.
+
+    Args:
+        path: the file or directory to write.
+        needed: bytes to write, at most.
+        purpose: subject and verb, as in "a build needs".
+        hint: what to do where the disk is too small.
+
+    Raises:
+        StorageError: less space is free.
+    """
+    free = host.free_bytes(path)
+    if free < needed:
+        raise StorageError(
+            f"only {size(free)} free for {display_path(path)}, and {purpose} {size(needed)}", hint
+        )

@@ -1,0 +1,1 @@
+"""Phase 4: deb and rpm packages, and their signed repositories."""

@@ -1,0 +1,1 @@
+"""Phase 4: release status and the release on GitHub."""

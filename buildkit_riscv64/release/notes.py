@@ -1,0 +1,51 @@
+"""Release notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core import host
+from ..core.console import duration, size
+from ..validation.suites import SUITES, ScenarioOutcome
+from . import phase_status
+
+_TEMPLATE = Path(__file__).with_name("notes.md.jinja")
+
+
+def _unproven(evidence: Mapping[str, Any]) -> dict[str, int]:
+    """Count the scenarios that are not proven, by reason."""
+    reasons: dict[str, int] = {}
+    for suite in evidence["suites"].values():
+        for one in suite["scenarios"]:
+            if one["outcome"] == ScenarioOutcome.NOT_PROVEN:
+                reasons[one["reason"]] = reasons.get(one["reason"], 0) + 1
+    return reasons
+
+
+def render(release: Mapping[str, Any], phases: Mapping[str, phase_status.PhaseStatus]) -> str:
+    """Render the notes of a release, in Markdown.
+
+    Args:
+        release: the release's description.
+        phases: the phases, by name.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        # Markdown; the data has passed our schemas.
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"duration": duration, "size": size, "executed": host.executed}
+    binaries, evidence = phases["binaries"], phases["validation"].manifest
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        release=release, binaries=binaries.manifest, evidence=evidence, suites=SUITES,
+        images={name: phase.manifest for name, phase in phases.items() if "image" in name},
+        verdict=binaries.artifacts and phase_status.verdict(binaries.artifacts),
+        unproven=_unproven(evidence),
+    )  # fmt: skip

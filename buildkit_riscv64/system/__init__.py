@@ -1,0 +1,1 @@
+"""The host: packages, Debian, binfmt_misc, host checks."""

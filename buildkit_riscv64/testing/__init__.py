@@ -1,0 +1,1 @@
+"""`invoke test`: the capabilities of this host, the test run, and its counts."""

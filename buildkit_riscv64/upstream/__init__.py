@@ -1,0 +1,1 @@
+"""Phase 4: upstream releases, pins and issues."""

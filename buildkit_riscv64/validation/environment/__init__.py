@@ -1,0 +1,1 @@
+"""The environment of scenarios: a docker engine, a registry, the loopback network."""

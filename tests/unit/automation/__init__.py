@@ -1,1 +1,0 @@
-"""Unit tests of phase 4: automation."""

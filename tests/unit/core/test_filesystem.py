@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from buildkit_riscv64.core import filesystem, host
+from buildkit_riscv64.core.errors import StorageError
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "no space"),
+        (errno.EDQUOT, "no space"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EACCES, "Permission denied"),
+        (errno.EPERM, "Operation not permitted"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_failure(code: int, reason: str) -> None:
+    error = filesystem.failure(OSError(code, os.strerror(code), "/a/file"), Path("/a"))
+    assert isinstance(error, StorageError)
+    assert reason in error.brief
+    assert "/a/file" in error.brief
+    assert error.hint
+
+
+def test_failure_without_a_name(tmp_path: Path) -> None:
+    error = filesystem.failure(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
+    assert str(tmp_path) in error.brief
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "it's", "%h", "$HOME", "x" * 100, "ö", "a\nb", 'a"b', "a,b", "missing"]
+)
+def test_socket_directory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssh, addresses and the kernel accept fewer characters than TMPDIR may have."""
+    # A short path: the length of pytest's own differs from run to run.
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:
+        temporary = Path(short) / name
+        if name != "missing":
+            temporary.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        with filesystem.socket_directory() as directory:
+            assert re.fullmatch(r"[A-Za-z0-9/_.+-]{1,75}", directory)
+            assert (Path(directory).parent == temporary) is (name == "plain")
+            assert Path(directory).stat().st_mode & 0o777 == 0o700
+            with socket.socket(socket.AF_UNIX) as one:
+                one.bind(f"{directory}/buildkitd.sock")
+        assert not Path(directory).exists()
+
+
+def test_no_writable_directory_for_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*, prefix: str, dir: str) -> str:  # noqa: A002 - tempfile's
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/{prefix}")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(StorageError), filesystem.socket_directory():
+        pytest.fail("no error")
+
+
+def test_display_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert filesystem.display_path(tmp_path / "a" / "b") == Path("a/b")
+    assert filesystem.display_path(tmp_path.parent) == tmp_path.parent
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert filesystem.sha256(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
+
+
+def test_require_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "free_bytes", lambda _path: 2 << 30)
+    filesystem.require_space(tmp_path, 2 << 30, "a build needs")
+    with pytest.raises(
+        StorageError, match=rf"2\.0 GiB.*{tmp_path}.*a build needs 3\.0 GiB"
+    ) as caught:
+        filesystem.require_space(tmp_path, 3 << 30, "a build needs", "buy a disk")
+    assert caught.value.hint == "buy a disk"
+
+
+def test_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    filesystem.write_json(path, {"é": 1})
+    assert path.read_text() == '{\n  "é": 1\n}\n'
+
+    def full(self: Path, text: str) -> int:
+        self.write_bytes(text.encode()[:1])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        filesystem.write_json(path, {"other": 2})
+    assert json.loads(path.read_bytes()) == {"é": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_make_public(tmp_path: Path) -> None:
+    """Files with the right mode may belong to another user, so they are not changed."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o2700)
+    (tmp_path / "a" / "file").touch(mode=0o600)
+    (tmp_path / "program").touch()
+    (tmp_path / "program").chmod(0o777)
+    (tmp_path / "good").touch()
+    (tmp_path / "good").chmod(0o644)
+    (tmp_path / "link").symlink_to("missing")
+    changed = (tmp_path / "good").stat().st_ctime_ns
+    filesystem.make_public(tmp_path)
+    paths = [path for path in tmp_path.rglob("*") if path.name != "link"]
+    modes = {path.name: f"{path.stat().st_mode & 0o7777:o}" for path in paths}
+    assert modes == {"a": "2755", "file": "644", "program": "755", "good": "644"}
+    assert (tmp_path / "good").stat().st_ctime_ns == changed

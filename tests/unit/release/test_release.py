@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildkit_riscv64.core import dist, dry_run, filesystem, project
+from buildkit_riscv64.core.arch import Target
+from buildkit_riscv64.core.errors import CheckError, MismatchError, NetworkError, UsageError
+from buildkit_riscv64.packages import contents, signing
+from buildkit_riscv64.release import phase_status, report
+from buildkit_riscv64.release import release as releases
+from buildkit_riscv64.release.release import ReleaseOptions
+from buildkit_riscv64.system import apt
+
+from ...fake_github import OURS, Hub, release
+from ...pages import blocks_of, closed_files
+from .. import documents
+from ..factories import Commands, edit_manifest
+from ..phase4 import PACKAGES, forge
+from ..validation.factories import TARGET
+
+PREFIX = "buildkit-v0.32.2.linux-riscv64"
+NAMES = [
+    f"{PREFIX}.tar.gz",
+    *sorted(PACKAGES),
+    f"{PREFIX}.image.tar",
+    f"{PREFIX}.image-root.cdx.json",
+    "buildkit-rootless-v0.32.2.linux-riscv64.image.tar",
+    f"{PREFIX}.image-rootless.cdx.json",
+    f"{PREFIX}.buildctl.cdx.json",
+    f"{PREFIX}.buildkitd.cdx.json",
+    f"{PREFIX}.provenance.intoto.json",
+    f"{PREFIX}.manifest.json",
+    f"{PREFIX}.evidence.json",
+    f"{PREFIX}.evidence.html",
+]
+
+
+class Signer:
+    """A fake signer."""
+
+    fingerprint = "F" * 40
+
+    def sign_detached(self, path: Path) -> Path:
+        signature = path.with_name(f"{path.name}.asc")
+        signature.write_text("signed")
+        return signature
+
+    def public_key(self) -> str:
+        return "the key"
+
+
+@pytest.fixture
+def signer(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def opened(key: str = "") -> Iterator[Signer]:
+        yield Signer()
+
+    monkeypatch.setattr(signing, "opened", opened)
+    monkeypatch.setattr(apt, "ensure_installed", lambda tools, yes: None)
+
+
+@pytest.fixture
+def gh(commands: Commands, signer: None, hub: Hub) -> Commands:
+    """A fake gh that creates the release."""
+
+    def create(words: list[str]) -> None:
+        tag, files = words[3], [Path(word) for word in words if word.startswith(os.sep)]
+        assets = [{"name": p.name, "digest": f"sha256:{filesystem.sha256(p)}"} for p in files]
+        hub.ours.releases.insert(0, release(tag, assets=assets))
+
+    commands.answer("gh", "release", "create", does=create)
+    return commands
+
+
+def run(*, dry: bool = False, **changes: Any) -> releases.ReleaseResult:
+    with dry_run.running(dry=dry):
+        return releases.release(ReleaseOptions(target=TARGET, **changes))
+
+
+def test_release_files(releasable: Path, gh: Commands) -> None:
+    outcome = run()
+    assert outcome.state == "released"
+    directory = releasable / dist.RELEASE
+    assert outcome.artifacts is not None
+    assert outcome.artifacts.path == directory
+    listed = [*NAMES, releases.PUBLIC_KEY, releases.DESCRIPTION]
+    assert [file["name"] for file in outcome.description["files"]] == listed
+    own = {dist.SUMS, releases.SIGNATURE, releases.NOTES}
+    assert {path.name for path in directory.iterdir()} == {*listed, *own}
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", dist.SUMS], cwd=directory, check=True)  # fmt: skip
+    assert len((directory / dist.SUMS).read_text().splitlines()) == len(listed)
+    for name, path in ((NAMES[0], releasable / NAMES[0]), (f"{PREFIX}.evidence.html", releasable / "evidence/index.html")):  # fmt: skip
+        assert (directory / name).read_bytes() == path.read_bytes()
+
+
+def test_release_contains_benchmarks_and_cross_check(releasable: Path, gh: Commands) -> None:
+    (project.DIST / "benchmark").mkdir()
+    (project.DIST / "benchmark" / "index.html").write_text("<html>")
+    files = dist.load(releasable).files
+    verdict = documents.valid(
+        documents.CROSS_CHECK,
+        checked_on={**documents.HOST, "arch": "amd64"},
+        compared_by_record=[{"name": "bin/buildkit-runc", "differences": []}],
+        files=[
+            {
+                "name": name,
+                "artifact_sha256": file["sha256"],
+                "compiled_again_sha256": file["sha256"],
+            }
+            for name, file in files.items()
+        ],
+    )
+    filesystem.write_json(releasable / dist.VERDICT, verdict)
+    outcome = run()
+    names = {file["name"] for file in outcome.description["files"]}
+    assert {f"{PREFIX}.benchmarks.html", f"{PREFIX}.cross-check.json"} <= names
+    assert "(amd64) compiled the same source and got identical binaries" in notes(releasable)
+    assert "`bin/buildkit-runc` contains C code" in notes(releasable)
+
+
+def notes(target: Path) -> str:
+    return (target / dist.RELEASE / releases.NOTES).read_text()
+
+
+def test_notes(releasable: Path, gh: Commands) -> None:
+    run()
+    text = notes(releasable)
+    for words in (
+        "compiled natively on riscv64 and validated",
+        "| standalone | ", "- another kernel would (4 scenarios)", "go1.26.10",
+        "not cross-checked",
+        f"gpg --import buildkit-riscv64.asc   # {'F' * 40}", f"| {NAMES[0]} | ",
+    ):  # fmt: skip
+        assert words in text
+    assert "{" not in text
+    (install, _) = blocks_of(text, "notes")
+    assert closed_files(install.commands) == set()
+
+
+def test_gh_command(releasable: Path, gh: Commands) -> None:
+    outcome = run()
+    (call,) = [one for one in gh.calls if one.args[:3] == ["gh", "release", "create"]]
+    assert call.args[3:5] == ["v0.32.2", f"--repo={OURS}"]
+    assert "--latest=true" in call.args
+    stage = project.DIST / ".linux-riscv64.release.staging"
+    files = [*NAMES, releases.PUBLIC_KEY, releases.DESCRIPTION, dist.SUMS, releases.SIGNATURE]
+    assert call.args[-len(files) :] == [str(stage / name) for name in files]
+    assert call.options["env"]["GH_TOKEN"].startswith("ghp_")
+    assert outcome.latest
+
+
+def test_second_release_of_the_same_content(releasable: Path, gh: Commands, hub: Hub) -> None:
+    run()
+    again = run()
+    assert (again.state, len(hub.ours.releases)) == ("released before", 1)
+    assert len([one for one in gh.args if one[:3] == ["gh", "release", "create"]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "pattern"),
+    [
+        ("", "*.tar.gz"), ("packages", "*.deb"), ("packages", "*.rpm"), ("image/root", "*.image.tar"),
+        ("image/rootless", "*.image.tar"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dry", [False, True])
+def test_forged_files_are_refused(
+    releasable: Path, gh: Commands, hub: Hub, tmp_path: Path, part: str, pattern: str, dry: bool
+) -> None:
+    """Files of other programs, although manifests and checksums agree with them."""
+    directory = releasable / part
+    path = next(directory.glob(pattern))
+    forge(path, directory, tmp_path / "other")
+    with pytest.raises(CheckError, match=path.name):
+        run(dry=dry)
+    assert hub.ours.releases == []
+    assert not (releasable / dist.RELEASE).exists()
+
+
+def test_the_published_copies_are_compared(
+    releasable: Path, gh: Commands, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is replaced in dist/ after the comparison does not reach the release."""
+    compared: list[Path] = []
+    compare = contents.require_verified
+
+    def record(archives: Sequence[Path], *rest: Any) -> None:
+        compared.extend(archives)
+        compare(archives, *rest)
+
+    monkeypatch.setattr(contents, "require_verified", record)
+    run()
+    assert len(compared) == 5
+    assert not [path for path in compared if path.is_relative_to(releasable)]
+
+
+def test_release_with_different_content_is_refused(
+    releasable: Path, gh: Commands, hub: Hub
+) -> None:
+    run()
+    hub.ours.releases[0]["assets"][0]["digest"] = f"sha256:{'0' * 64}"
+    before = (releasable / dist.RELEASE / releases.NOTES).stat().st_ino
+    for dry in (False, True):
+        with pytest.raises(MismatchError) as caught:
+            run(dry=dry)
+        for fact in ("v0.32.2 ", f"{PREFIX}.tar.gz"):
+            assert fact in caught.value.brief
+    assert (releasable / dist.RELEASE / releases.NOTES).stat().st_ino == before
+    assert run(revision=2).description["tag"] == "v0.32.2-2"
+
+
+@pytest.mark.parametrize(
+    ("tags", "latest"),
+    [
+        ([], True),
+        (["v0.32.1", "v0.31.7-3"], True),
+        (["v0.33.0"], False),
+        (["v0.32.2-2"], False),
+        (["something", "v1", "dockerfile/1.9.0"], True),
+    ],
+)
+def test_only_the_newest_release_is_the_latest(
+    releasable: Path, gh: Commands, hub: Hub, tags: list[str], latest: bool
+) -> None:
+    hub.ours.releases += [release(tag) for tag in tags]
+    hub.ours.releases += [release("v9.0.0", draft=True), release("v8.0.0", prerelease=True)]
+    assert run().latest is latest
+    (call,) = [one for one in gh.args if one[0] == "gh"]
+    assert f"--latest={str(latest).lower()}" in call
+
+
+def test_interrupted_release_is_replaced(releasable: Path, gh: Commands, hub: Hub) -> None:
+    hub.ours.releases.append(release("v0.32.2", draft=True, id=17))
+    hub.moods.append(("DELETE .*/releases/17", (204, {}, "")))
+    assert run().state == "released"
+    assert hub.changes == [f"DELETE /repos/{OURS}/releases/17"]
+
+
+def test_gh_fails(releasable: Path, commands: Commands, signer: None, hub: Hub) -> None:
+    commands.answer("gh", code=1)
+    with pytest.raises(NetworkError) as caught:
+        run()
+    assert "nothing was published" in caught.value.hint
+    assert not (releasable / dist.RELEASE).exists()
+    assert not list(project.DIST.glob(".*staging*"))
+
+
+# Refusals.
+
+
+def refused(*words: str, target: Target = TARGET) -> None:
+    with pytest.raises(CheckError) as caught:
+        releases.release(ReleaseOptions(target=target))
+    assert all(word in caught.value.brief for word in words), caught.value.brief
+    assert caught.value.hint == f"invoke status --target {target.name}"
+
+
+def test_another_architecture_is_refused(releasable: Path, gh: Commands) -> None:
+    shutil.copytree(releasable, project.DIST / "linux-amd64")
+    refused("linux-amd64", "riscv64", target=Target.parse("linux-amd64"))
+    assert gh.args == []
+
+
+Damage = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda t: edit_manifest(t, lambda m: m["host"].update(arch="amd64")), "binaries: they were compiled on amd64"),
+        (lambda t: edit_manifest(t, lambda m: m["source"].update(pinned=False)), "binaries: they are a development build"),
+        (lambda t: filesystem.write_json(t / dist.VERDICT, documents.valid(documents.CROSS_CHECK, identical=False)), "binaries: the cross-check"),
+        (lambda t: shutil.rmtree(t / dist.EVIDENCE), "validation: no evidence"),
+        (lambda t: shutil.rmtree(t / dist.PACKAGES), "packages: no packages"),
+        (lambda t: shutil.rmtree(t / dist.IMAGE / "root"), "root image: no artifacts"),
+        (shutil.rmtree, "binaries: no artifacts"),
+    ],
+)  # fmt: skip
+def test_blocked_release(
+    releasable: Path, gh: Commands, damage: Damage, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(releasable)
+    refused("linux-riscv64", words)
+    assert f"refused: {words}" in capsys.readouterr().err
+    assert gh.args == []
+
+
+def test_damaged_artifact(releasable: Path, gh: Commands) -> None:
+    """Size and time are unchanged; only the checksum differs."""
+    path = releasable / NAMES[0]
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(CheckError, match=NAMES[0]):
+        run()
+    assert not [one for one in gh.args if one[0] == "gh"]
+
+
+@pytest.mark.parametrize(("tag", "revision"), [("v0.32.2", 1), ("v0.32.2-2", 2)])
+def test_tag_sets_the_revision(releasable: Path, tag: str, revision: int) -> None:
+    options = ReleaseOptions.parse(target="", revision="1", tag=tag)
+    assert options.revision == revision
+    phases = phase_status.phases(options.target)
+    releases._refuse_another_tag(options, phases)
+    releases._refuse_another_tag(ReleaseOptions.parse(target="", revision="7"), phases)
+
+
+@pytest.mark.parametrize("tag", ["v0.33.0", "v0.33.0-2", "v0.32.2-1", "v0.32.2-02"])
+def test_tag_of_other_artifacts_is_refused(releasable: Path, tag: str) -> None:
+    options = ReleaseOptions.parse(target="", revision="1", tag=tag)
+    with pytest.raises(CheckError, match=f"{tag}: .*dist/"):
+        releases.release(options)
+
+
+@pytest.mark.parametrize("tag", ["0.32.2", "v0.32", "v0.32.2-rc1", "v0.32.2-", "v0.32.2-0", "latest"])  # fmt: skip
+def test_invalid_tag(tag: str) -> None:
+    with pytest.raises(UsageError):
+        ReleaseOptions.parse(target="", revision="1", tag=tag)
+
+
+@pytest.mark.parametrize("revision", ["0", "-1", "one", ""])
+def test_invalid_revision(revision: str) -> None:
+    with pytest.raises(UsageError, match="--revision"):
+        ReleaseOptions.parse(target="", revision=revision)
+
+
+def test_default_target() -> None:
+    assert ReleaseOptions.parse(target="", revision="1").target == TARGET
+
+
+# Dry run.
+
+
+def test_dry_run(
+    releasable: Path, gh: Commands, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run(dry=True, key="-----BEGIN PGP PRIVATE KEY BLOCK-----")
+    assert outcome.state == "would be released"
+    assert outcome.artifacts is None
+    assert not (releasable / dist.RELEASE).exists()
+    assert (hub.changes, [one for one in gh.args if one[0] == "gh"]) == ([], [])
+    report.released(outcome, json=True)
+    out, err = capsys.readouterr()
+    assert '"state": "would be released"' in out
+    for name in NAMES:
+        assert name in err
+    assert "nothing was published" in err
+
+
+def test_dry_run_without_a_key_and_github(
+    releasable: Path,
+    gh: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("GITHUB_REPOSITORY")
+    monkeypatch.delenv(signing.KEY, raising=False)
+    outcome = run(dry=True)
+    assert [file["name"] for file in outcome.description["files"]] == [*NAMES, releases.DESCRIPTION]
+    assert outcome.latest is None
+    report.released(outcome, json=False)
+    err = capsys.readouterr().err
+    assert "newest stable" not in err
+    assert f"warning: no signing key in {signing.KEY}" in err
+    assert "existing releases" in err
+
+
+def test_missing_repository_is_reported_first(
+    releasable: Path, gh: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_REPOSITORY")
+    with pytest.raises(UsageError):
+        run()
+    assert gh.args == []
