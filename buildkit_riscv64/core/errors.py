@@ -6,6 +6,7 @@ A failure has one line with what failed and why, and one line with what to do ne
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 try:
@@ -24,8 +25,13 @@ except ModuleNotFoundError:
 _MOST_CHARACTERS = 1200
 
 
+#: Escape sequences and control characters, except tab and newline. A message quotes the output of
+#: other programs and hosts, which must not change the user's terminal.
+TERMINAL_CONTROLS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+
+
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(TERMINAL_CONTROLS.sub(" ", text).split())
     if len(line) <= _MOST_CHARACTERS:
         return line
     # The beginning names the failure, the end the reason.

@@ -452,6 +452,6 @@ def _explain(name: str, error: MachineError) -> Failure:
             f"invoke machine.start --name {name}, and run the command again: it continues",
         )
     return MachineError(
-        f"the connection to machine {name} was lost: the machine may have restarted",
+        f"{error.brief}; machine {name} may have restarted: {machine.last_console_line()}",
         f"see `invoke machine.logs --name {name}`, and run the command again: it continues",
     )

@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
@@ -20,9 +22,11 @@ from ..core.errors import ConnectionLostError, Failure, MachineError, UsageError
 #: ssh's own exit code for "could not connect, or lost the connection".
 SSH_FAILED = 255
 
-# Ends each answer of the remote shell.
+# Ends each answer of the remote shell, on a line of its own.
 _END = "--end--"
-
+#: Seconds that an answer of the remote shell, or the next block of a file, may take. Two cores at
+#: load 7 took 67 s to boot a machine and to answer (qemu-system).
+ANSWER_SECONDS = 300
 
 # Characters that ssh refuses in a host's or a user's name (OpenSSH's ssh.c), and a leading
 # dash, which would be an option.
@@ -170,29 +174,31 @@ class Destination:
 
         Returns:
             This destination over the shared connection, and a function that runs the
-            question and returns the answer or raises ConnectionLostError.
+            question and returns the answer or raises ConnectionLostError. A question
+            takes :data:`ANSWER_SECONDS` at most: the keepalive of ssh does not notice a
+            host that answers the network while its disk hangs.
 
         Raises:
             ConnectionLostError: ssh cannot connect.
         """
         # BatchMode: ssh runs in its own process group and would stop when it asks on the
         # terminal. For a new host key or a password, the user runs `ssh NAME` once.
-        options = (*self.options, "-o", "BatchMode=yes")
+        # All options go to each ssh: without the shared connection, ssh opens one of its own.
+        options = (
+            *self.options, "-o", "BatchMode=yes", "-o", "ConnectTimeout=30",
+            "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
+        )  # fmt: skip
         with filesystem.socket_directory() as directory:
             path = ("-o", f"ControlPath={directory}/ssh")
             shared = replace(self, options=(*options, "-o", "ControlMaster=no", *path))
             master = replace(
                 self,
-                options=(
-                    *options, "-o", "ControlMaster=yes", *path, "-o", "ControlPersist=no",
-                    "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
-                    "-o", "ConnectTimeout=30",
-                ),
-            )  # fmt: skip
+                options=(*options, "-o", "ControlMaster=yes", *path, "-o", "ControlPersist=no"),
+            )
             # The connection stays up while this shell's input is open.
             loop = (
-                f"ask() (\n{question}\n)\necho {_END}\n"
-                f'while read -r line; do ask "$@"; echo {_END}; done'
+                f"ask() (\n{question}\n)\necho; echo {_END}\n"
+                f'while read -r line; do ask "$@"; echo; echo {_END}; done'
             )
             pipe = subprocess.PIPE
             with (
@@ -212,11 +218,18 @@ class Destination:
 
                 def answer() -> str:
                     output: list[str] = []
-                    for line in stdout:
-                        if line == f"{_END}\n".encode():
-                            return "".join(output)
-                        output.append(line.decode(errors="replace"))
-                    errors = stderr.read().decode(errors="replace").strip().splitlines()
+                    limit = threading.Timer(ANSWER_SECONDS, child.kill)
+                    limit.start()
+                    try:
+                        for line in stdout:
+                            if line == f"{_END}\n".encode():
+                                return "".join(output).removesuffix("\n")
+                            output.append(line.decode(errors="replace"))
+                        errors = stderr.read().decode(errors="replace").strip().splitlines()
+                    finally:
+                        limit.cancel()
+                    if child.wait() == -signal.SIGKILL:
+                        raise self.lost(f"no answer within {ANSWER_SECONDS} s")
                     raise self.lost(errors[-1] if errors else "")
 
                 def ask() -> str:
@@ -237,6 +250,6 @@ class Destination:
         prefix = f"{user}{at}{self._bracketed(host)}"
         arguments = [f"{prefix}{arg}" if arg.startswith(":") else arg for arg in args]
         process.run(
-            ["rsync", f"--rsh={shlex.join(self.ssh())}", *arguments], error=error,
-            hint=f"check that {self.label} is up and has free space",
+            ["rsync", f"--rsh={shlex.join(self.ssh())}", f"--timeout={ANSWER_SECONDS}", *arguments],
+            error=error, hint=f"check that {self.label} is up and has free space",
         )  # fmt: skip

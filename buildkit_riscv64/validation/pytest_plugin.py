@@ -8,7 +8,6 @@ until then.
 from __future__ import annotations
 
 import json
-import re
 import signal
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -17,15 +16,13 @@ from typing import Any
 
 import pytest
 
+from ..core.errors import TERMINAL_CONTROLS
 from .suites import ScenarioOutcome
 
 #: Lines of a daemon's log that a failure shows.
 LOG_LINES = 100
 #: Characters of one text; pytest's own log has the full text.
 TEXT_LIMIT = 20_000
-
-# Escape sequences, and characters that JSON and XML documents may not hold.
-_NOISE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 # The output file while the plugin is active.
 _file: Path | None = None
@@ -44,7 +41,8 @@ def _append(value: Mapping[str, Any]) -> None:
 
 def _text(text: str) -> str:
     """A text without colours, shortened in the middle."""
-    text = _NOISE.sub("", text).strip("\n")
+    # JSON and XML documents may not hold control characters.
+    text = TERMINAL_CONTROLS.sub("", text).strip("\n")
     if len(text) <= TEXT_LIMIT:
         return text
     start, end = text[: TEXT_LIMIT // 4], text[-TEXT_LIMIT * 3 // 4 :]

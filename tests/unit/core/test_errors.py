@@ -45,6 +45,12 @@ def test_a_failure_without_hint() -> None:
     assert Failure("what failed").message == "error: what failed"
 
 
+def test_quoted_output_does_not_change_the_terminal() -> None:
+    failure = Failure("board: \x1b[2J\x1b[31mred\x1b[0m\r\x07 text\x00", "see \x1b]0;title\x07 it")
+    assert failure.brief == "board: red text"
+    assert not re.search("[\x00\x07\x1b]", str(failure))
+
+
 def test_briefs_and_hints_are_one_line() -> None:
     failure = Failure("a\nb\t c", "d\n\n e")
     assert failure.message == "error: a b c\n  fix: d e"

@@ -59,7 +59,7 @@ def test_parse(commands: Commands, text: str, name: str, port: int, target: str)
     flags = ["-p", str(port)] if port else []
     assert destination.command(["true"]) == ["ssh", *flags, "-T", name, "--", "true"]
     destination.rsync("/here/", ":/there/")
-    assert commands.args[-1] == ["rsync", f"--rsh={' '.join(['ssh', *flags])}", "/here/", f"{target}:/there/"]  # fmt: skip
+    assert commands.args[-1] == ["rsync", f"--rsh={' '.join(['ssh', *flags])}", "--timeout=300", "/here/", f"{target}:/there/"]  # fmt: skip
     # The label is a valid destination.
     assert Destination.parse(destination.label) == destination
 
@@ -164,10 +164,13 @@ def test_rsync_command(commands: Commands) -> None:
     MACHINE.rsync("--archive", "/here/", ":/there/", error=StorageError)
     (call,) = commands.calls
     assert call.args == [
-        "rsync", "--rsh=ssh -F '/a b/ssh_config' -o ConnectTimeout=20", "--archive", "/here/",
-        "riscv64:/there/",
+        "rsync", "--rsh=ssh -F '/a b/ssh_config' -o ConnectTimeout=20", "--timeout=300",
+        "--archive", "/here/", "riscv64:/there/",
     ]  # fmt: skip
     assert call.options["error"] is StorageError
+
+
+SKIP_OPTIONS = 'while [ "$1" != -- ]; do shift; done; shift; '
 
 
 @pytest.fixture
@@ -222,9 +225,6 @@ def test_shared_connection(fake_ssh: Callable[[str], None], tmp_path: Path) -> N
     assert not socket.parent.exists()
 
 
-SKIP_OPTIONS = 'while [ "$1" != -- ]; do shift; done; shift; '
-
-
 def test_ask_after_a_lost_connection(
     fake_ssh: Callable[[str], None],
 ) -> None:
@@ -235,10 +235,28 @@ def test_ask_after_a_lost_connection(
                 ask()
 
 
-def test_answer_contains_login_shell_output(fake_ssh: Callable[[str], None]) -> None:
-    fake_ssh(f'{SKIP_OPTIONS}echo Welcome; exec sh -c "$*"')
-    with BOARD.connected("echo x") as (_, ask):
-        assert ask() == ask() == "Welcome\nx\n"
+@pytest.mark.parametrize("command", ["echo Welcome", "printf Welcome"])
+def test_answer_contains_login_shell_output(fake_ssh: Callable[[str], None], command: str) -> None:
+    fake_ssh(f'{SKIP_OPTIONS}{command}; exec sh -c "$*"')
+    with BOARD.connected("echo x; printf y") as (_, ask):
+        assert ask() == ask()
+        assert "".join(ask().split()) == "Welcomexy"
+
+
+@pytest.mark.parametrize(
+    "body", ["exec sleep 60", f'{SKIP_OPTIONS}sh -c "$*" & wait; exec sleep 60']
+)
+def test_remote_shell_hangs(
+    fake_ssh: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    """The host answers the network, but the shell waits for its disk, for example."""
+    monkeypatch.setattr("buildkit_riscv64.machine.ssh.ANSWER_SECONDS", 0.3)
+    fake_ssh(body)
+    with (
+        pytest.raises(ConnectionLostError, match=r"0\.3 s"),
+        BOARD.connected("exec sleep 60") as (_, ask),
+    ):
+        ask()
 
 
 def test_missing_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
