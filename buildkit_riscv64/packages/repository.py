@@ -42,8 +42,6 @@ PUBLIC_KEY = "buildkit.asc"
 SOURCES = "deb/buildkit.sources"
 REPO = "rpm/buildkit.repo"
 _TEMPLATE = Path(__file__).with_name("repository.html.jinja")
-#: The address without --url.
-PLACEHOLDER = "https://packages.example.org"
 _URL = re.compile(r"(https?://[\w.:\[\]-]+(/[\w./~%-]*)?|file:/[\w./~%-]*)")
 
 
@@ -53,7 +51,7 @@ class RepositoryOptions:
 
     Args:
         targets: the packages' targets; empty for all.
-        url: the repositories' address.
+        url: the repositories' address; for an unsigned test by default their directory.
         key: the signing key; empty for the key in the environment.
         unsigned: do not sign, for tests.
         force: build even if nothing changed.
@@ -85,6 +83,12 @@ class RepositoryOptions:
                 f"--url {url!r} is not an address",
                 "give one like https://packages.example.org/buildkit",
             )
+        if not url and not unsigned:
+            raise UsageError(
+                "a signed repository contains its own address, and none is configured",
+                "give --url, or set packages.url; for a test without an address: --unsigned",
+            )
+        url = url or dist.repository_directory().as_uri()
         return cls(targets=targets, url=url.rstrip("/"), key=key, unsigned=unsigned, **others)
 
 
@@ -310,13 +314,13 @@ def _write_instructions(
     signer: signing.Signer | None,
 ) -> None:
     """Write index.html, and the files for sources.list.d and yum.repos.d."""
-    url = options.url or PLACEHOLDER
+    url = options.url
     signed = signer is not None
     (stage / SOURCES).write_text(sources(url, _architectures(found, "deb"), signed=signed))
     (stage / REPO).write_text(repo(url, signed=signed))
     paths = {path.name: path.relative_to(stage) for path in stage.rglob("*")}
     page = html.render(
-        _TEMPLATE, {}, url=url, placeholder=not options.url, signer=signer, key=PUBLIC_KEY,
+        _TEMPLATE, {}, url=url, signer=signer, key=PUBLIC_KEY,
         sources=SOURCES, repo=REPO,
         packages=[
             {**file, "path": paths[file["name"]]} for one in found for file in one.manifest["files"]

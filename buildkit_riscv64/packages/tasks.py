@@ -55,7 +55,8 @@ def build_packages(
     changes="dist/repo/; installs missing packages",
     help={
         "target": f"{TARGET} Several with commas. Default: all with packages.",
-        "url": "The repositories' address, for the install commands. Default: packages.url.",
+        "url": "The repositories' address, for the install commands. Default: packages.url; with"
+        " --unsigned, the directory.",
         "key": _KEY,
         "unsigned": "Do not sign; for tests only.",
         "force": "Build even if nothing has changed.",

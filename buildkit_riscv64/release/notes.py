@@ -9,7 +9,7 @@ from typing import Any
 from ..core import host
 from ..core.console import duration, size
 from ..validation.suites import SUITES, ScenarioOutcome
-from . import phase_status
+from . import gate, phase_status
 
 _TEMPLATE = Path(__file__).with_name("notes.md.jinja")
 
@@ -46,6 +46,6 @@ def render(release: Mapping[str, Any], phases: Mapping[str, phase_status.PhaseSt
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         release=release, binaries=binaries.manifest, evidence=evidence, suites=SUITES,
         images={name: phase.manifest for name, phase in phases.items() if "image" in name},
-        verdict=binaries.artifacts and phase_status.verdict(binaries.artifacts),
+        verdict=binaries.artifacts and gate.verdict(binaries.artifacts),
         unproven=_unproven(evidence),
     )  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core import dist, documents, schemas
+from ..core import dist
 from ..core.arch import Architecture, Target
 from ..core.errors import CheckError
 from ..core.host import Execution
@@ -26,14 +26,12 @@ class PhaseStatus:
         made_by: the task that builds it, with options.
         artifacts: the artifacts; None when they are missing or unreadable.
         reasons: why the next phase refuses the artifacts; empty when it accepts them.
-        remarks: notes that block nothing.
     """
 
     name: str
     made_by: str
     artifacts: dist.Artifacts | None
     reasons: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -46,21 +44,6 @@ class PhaseStatus:
         if self.artifacts is None:
             return "missing"
         return "refused" if self.reasons else "done"
-
-
-def verdict(binaries: dist.Artifacts) -> Mapping[str, Any] | None:
-    """Load the verdict of the cross-check on another machine; None without a cross-check.
-
-    Raises:
-        CheckError: the verdict cannot be read.
-    """
-    path = binaries.path / dist.VERDICT
-    hint = "run `invoke verify-binaries --cross-check`"
-    try:
-        found: Mapping[str, Any] = documents.load(path, schemas.CROSS_CHECK, hint=hint)
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _binaries(binaries: dist.Artifacts, target: Target) -> Iterator[str]:
@@ -76,15 +59,6 @@ def _binaries(binaries: dist.Artifacts, target: Target) -> Iterator[str]:
         yield "they were compiled under qemu-user, not by a native or fully emulated machine"
     if not manifest["source"]["pinned"]:
         yield "they are a development build, not the pinned source"
-    if (found := verdict(binaries)) is not None and not _agrees(found, binaries):
-        yield "the cross-check on another machine compiled different binaries"
-
-
-def _agrees(found: Mapping[str, Any], binaries: dist.Artifacts) -> bool:
-    """True when a verdict confirms these binaries."""
-    checked = {file["name"]: file["artifact_sha256"] for file in found["files"]}
-    ours = {dist.binary(name): sha256 for name, sha256 in programs(binaries).items()}
-    return found["identical"] is True and ours.items() <= checked.items()
 
 
 def _image(image: dist.Artifacts, binaries: dist.Artifacts | None, target: Target) -> Iterator[str]:
@@ -101,11 +75,20 @@ def _image(image: dist.Artifacts, binaries: dist.Artifacts | None, target: Targe
         yield "it is a development build, not the pinned source"
 
 
-def _packages(packages: dist.Artifacts, binaries: dist.Artifacts | None) -> Iterator[str]:
+def _packages(
+    packages: dist.Artifacts, binaries: dist.Artifacts | None, target: Target
+) -> Iterator[str]:
+    manifest = packages.manifest
+    if manifest["target"] != target.name:
+        yield f"they are for {manifest['target']}"
     if not packages.unchanged():
         yield "files differ from the manifest"
+    if not manifest["pinned"]:
+        yield "they are a development build, not the pinned source"
     if binaries:
-        packed = packages.manifest["binaries"]
+        if manifest["version"] != binaries.manifest["version"]:
+            yield f"they are {manifest['version']}, not {binaries.manifest['version']}"
+        packed = manifest["binaries"]
         if any(packed.get(name) != sha256 for name, sha256 in programs(binaries).items()):
             yield "they do not contain the current binaries"
 
@@ -127,11 +110,6 @@ def phases(target: Target) -> list[PhaseStatus]:
     binaries = _phase(
         "binaries", "build-binaries", directory, lambda found: _binaries(found, target)
     )
-    if binaries.artifacts and verdict(binaries.artifacts) is None:
-        remark = (
-            "not cross-checked on another architecture: run `invoke verify-binaries --cross-check`"
-        )
-        binaries = replace(binaries, remarks=(remark,))
     images = (
         _phase(
             f"{variant} image", variant.task, dist.image_directory(target, variant),
@@ -145,7 +123,7 @@ def phases(target: Target) -> list[PhaseStatus]:
     )  # fmt: skip
     packages = _phase(
         "packages", "build-packages", directory / dist.PACKAGES,
-        lambda found: _packages(found, binaries.artifacts),
+        lambda found: _packages(found, binaries.artifacts, target),
     )  # fmt: skip
     return [binaries, *images, validation, packages]
 

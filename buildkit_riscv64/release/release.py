@@ -25,7 +25,7 @@ from ..packages import build as packages
 from ..packages import contents, signing
 from ..system import apt
 from ..upstream import github, github_client
-from . import notes, phase_status
+from . import gate, notes, phase_status
 
 #: The release's description, one of its files.
 DESCRIPTION = dist.Kind.RELEASE.description
@@ -35,8 +35,8 @@ NOTES = "NOTES.md"
 PUBLIC_KEY = "buildkit-riscv64.asc"
 #: The signature of SHA256SUMS, which covers every file.
 SIGNATURE = f"{dist.SUMS}.asc"
-# Files that depend on the signing key.
-_DERIVED = {dist.SUMS, SIGNATURE, PUBLIC_KEY, DESCRIPTION}
+# Files that depend on the signing key, or on the time of the cross-check.
+_DERIVED = (dist.SUMS, SIGNATURE, PUBLIC_KEY, DESCRIPTION, f".{dist.VERDICT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +126,6 @@ def _order(tag: str) -> Version | None:
         return None
 
 
-def release_blockers(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[str]:
-    """The reasons why a target may not be released; empty when it may."""
-    found = []
-    if target.arch is not Architecture.RISCV64:
-        found.append(f"{target.name} is not riscv64: other architectures are for development")
-    elif not target.default:
-        found.append(f"{target.name} does not run on every riscv64 machine")
-    return found + [f"{phase.name}: {reason}" for phase in phases for reason in phase.reasons]
-
-
 def assets(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[Asset]:
     """The files of a release, the most wanted first."""
     found = {phase.name: phase.artifacts for phase in phases if phase.artifacts}
@@ -168,8 +158,7 @@ def assets(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[A
                 yield of(binaries, name, f"bill of materials of {name.partition('.')[0]}")
         yield of(binaries, dist.PROVENANCE, "provenance: how it was built")
         yield of(binaries, dist.MANIFEST, "manifest: source, host, toolchain, checksums")
-        if (binaries.path / dist.VERDICT).exists():
-            yield of(binaries, dist.VERDICT, "verdict of the cross-check on another machine")
+        yield of(binaries, dist.VERDICT, "verdict of the cross-check on another machine")
         validation = found["validation"]
         yield of(validation, dist.RESULTS, "evidence of the validation, as JSON")
         yield of(validation, html.INDEX, "evidence of the validation, as a page", f"{prefix}.evidence.html")  # fmt: skip
@@ -266,14 +255,14 @@ def _digests(release: Mapping[str, Any]) -> dict[str, str]:
     return {
         asset["name"]: str(asset.get("digest") or "").removeprefix("sha256:")
         for asset in release["assets"]
-        if asset["name"] not in _DERIVED
+        if not asset["name"].endswith(_DERIVED)
     }
 
 
 def _compare(description: Mapping[str, Any], release: Mapping[str, Any]) -> None:
     """Check that an existing release has the same content."""
     files = description["files"]
-    ours = {file["name"]: file["sha256"] for file in files if file["name"] not in _DERIVED}
+    ours = {file["name"]: file["sha256"] for file in files if not file["name"].endswith(_DERIVED)}
     theirs = _digests(release)
     if ours == theirs:
         return
@@ -309,16 +298,14 @@ def release(options: ReleaseOptions) -> ReleaseResult:
         MissingRequirementError: a tool is missing.
     """
     started = time.monotonic()
-    phases = phase_status.phases(options.target)
-    _refuse(release_blockers(options.target, phases), options)
-    _refuse_another_tag(options, phases)
-    for phase in phases:
-        for remark in phase.remarks:
-            warn(f"{phase.name}: {remark}")
-    if not dry_run.active():
-        apt.ensure_installed(["gpg", "gh", *contents.TOOLS], yes=options.yes)
-        github.repository(options.repository)
+    # The lock, before the gate: what is published is what the gate has accepted.
     with _stage(options.target) as stage:
+        phases = phase_status.phases(options.target)
+        _refuse(gate.blockers(options.target, phases), options)
+        _refuse_another_tag(options, phases)
+        if not dry_run.active():
+            apt.ensure_installed(["gpg", "gh", *contents.TOOLS], yes=options.yes)
+            github.repository(options.repository)
         with step("collecting the release"):
             description = _signed(options, phases, stage)
         with github_client.Client.connected() as client:

@@ -47,9 +47,6 @@ def statuses(found: Sequence[status.TargetStatus], *, json: bool) -> None:
                 _when(facts["finished"]), _hash(phase),
             ))  # fmt: skip
         table(_HEADER, rows, title=one.target.name)
-        for phase in one.phases:
-            for remark in phase.remarks:
-                log(f"  {phase.name}: {remark}")
         for reason in one.blocked:
             log(f"  blocked by {reason}")
         if one.next:

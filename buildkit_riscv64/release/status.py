@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import dist
-from ..core.arch import Target
-from . import phase_status
-from .release import release_blockers
+from ..core.arch import Architecture, Target
+from . import gate, phase_status
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,20 @@ class TargetStatus:
     @property
     def blocked(self) -> list[str]:
         """The release blockers; empty when the target can be released."""
-        return release_blockers(self.target, self.phases)
+        return gate.blockers(self.target, self.phases)
 
     @property
     def next(self) -> str:
         """The next command towards a release; empty when none helps."""
         for phase in self.phases:
-            if phase.reasons:
+            if any(gate.refusals(phase)):
                 return phase_status.native_command(phase.made_by, self.target)
-        return "" if self.blocked else f"invoke release --target {self.target.name}"
+        if not self.blocked:
+            return f"invoke release --target {self.target.name}"
+        only_cross_check = all(reason.startswith("cross-check: ") for reason in self.blocked)
+        if only_cross_check and self.target.arch is not Architecture.here():
+            return f"invoke {gate.CROSS_CHECK} --target {self.target.name}"
+        return ""
 
     @property
     def summary(self) -> str:
@@ -56,7 +60,7 @@ class TargetStatus:
             "phases": [
                 {
                     "name": phase.name, "state": phase.state, "reasons": list(phase.reasons),
-                    "remarks": list(phase.remarks), **facts(phase),
+                    **facts(phase),
                 }
                 for phase in self.phases
             ],

@@ -7,12 +7,13 @@ same artifacts and machine.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core import dist, filesystem, host, html, schemas
 from ..core.arch import Target
+from ..core.console import count
 from ..core.errors import CheckError, Failure
 from ..image.variants import Variant
 from . import page, versions
@@ -199,4 +200,28 @@ def complete(evidence: dist.Artifacts) -> list[str]:
             reasons.append(f"suite {name}: {number[ScenarioOutcome.FAILED]} failed")
         if not number[ScenarioOutcome.PASSED]:
             reasons.append(f"suite {name}: nothing passed")
+        reasons += _other_scenarios(name, suite["scenarios"])
     return reasons
+
+
+def _other_scenarios(name: str, scenarios: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Differences between the scenarios of the evidence and those of this checkout."""
+    known = SUITES[name].scenarios()
+    outcomes: dict[tuple[str, str], set[str]] = {}
+    for one in scenarios:
+        function = one["name"].partition("[")[0]
+        outcomes.setdefault((one["group"], function), set()).add(one["outcome"])
+    not_allowed = [
+        key
+        for key, found in outcomes.items()
+        if ScenarioOutcome.NOT_PROVEN in found and not known.get(key, True)
+    ]
+    for keys, what in (
+        (known.keys() - outcomes.keys(), "has no result"),
+        (outcomes.keys() - known.keys(), "is not a scenario of this checkout"),
+        (not_allowed, "is not proven, but every machine can run it"),
+    ):
+        if keys:
+            first, *others = sorted("::".join(key) for key in keys)
+            more = f" (and {count(len(others), 'more scenario')})" if others else ""
+            yield f"suite {name}: {first} {what}{more}"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ..core.errors import TERMINAL_CONTROLS
-from .suites import ScenarioOutcome
+from .suites import MAY_BE_NOT_PROVEN, ScenarioOutcome, group_of
 
 #: Lines of a daemon's log that a failure shows.
 LOG_LINES = 100
@@ -67,7 +67,7 @@ def describe(item: pytest.Item) -> dict[str, str]:
 
 
 def _suite_and_group(path: Path) -> dict[str, str]:
-    return {"suite": path.parent.name, "group": path.stem.removeprefix("test_")}
+    return {"suite": path.parent.name, "group": group_of(path)}
 
 
 @dataclass
@@ -114,6 +114,12 @@ class Recorder:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Record the result of setup, call and teardown."""
         report = yield
+        if report.skipped and item.get_closest_marker(MAY_BE_NOT_PROVEN) is None:
+            report.outcome = "failed"
+            report.longrepr = (
+                f"skipped: {_reason(report)}\n"
+                f"Only a scenario with the marker {MAY_BE_NOT_PROVEN} may end as not proven."
+            )
         result = self._results.setdefault(item.nodeid, _ScenarioResult())
         result.seconds += report.duration
         if report.failed:

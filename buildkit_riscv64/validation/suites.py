@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ..core import project
 from ..core.errors import UsageError
 
 #: The command for users other than root; root's PATH has no activated environment.
 AS_ROOT = "sudo ./invoke validate"
 #: The directory of the suites.
 SCENARIOS = Path("buildkit_riscv64/validation/scenarios")
+
+#: The pytest marker of a scenario that some machines cannot run. Every other scenario must run.
+MAY_BE_NOT_PROVEN = "may_be_not_proven"
 
 #: Commands that every suite calls. A docker engine and a registry are unpacked instead:
 #: installed, they would be services on this machine.
@@ -57,6 +62,28 @@ class Suite:
     def directory(self) -> Path:
         """Its scenarios, relative to the checkout."""
         return SCENARIOS / self.name
+
+    def scenarios(self) -> dict[tuple[str, str], bool]:
+        """The scenarios of this checkout by group and function, without their parameters.
+
+        Reads the source and imports nothing, so that `status` stays fast.
+
+        Returns:
+            For each scenario, whether it may end as not proven.
+        """
+        return {
+            (group_of(path), node.name): any(
+                MAY_BE_NOT_PROVEN in ast.unparse(one) for one in node.decorator_list
+            )
+            for path in sorted((project.ROOT / self.directory).glob("test_*.py"))
+            for node in ast.parse(path.read_bytes()).body
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        }
+
+
+def group_of(path: Path) -> str:
+    """The name of the scenarios in a file."""
+    return path.stem.removeprefix("test_")
 
 
 #: Every suite, in execution order.

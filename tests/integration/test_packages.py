@@ -69,6 +69,7 @@ def built(
     copy_checkout(directory / "checkout")
     unwanted = {"CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", signing.KEY, signing.PASSPHRASE}
     env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    env["INVOKE_PACKAGES_URL"] = URL
     project = Project(directory / "checkout", env)
     ignored = shutil.ignore_patterns(*dist.PARTS)
     shutil.copytree(upstream_target, project.dist / TARGET, ignore=ignored)
@@ -106,7 +107,7 @@ def use(root: Root, repository: Path, url: str, key: str = "") -> None:
     """Configure apt as index.html describes, with the repository's key or another one."""
     root.write(KEY, key or (repository / "buildkit.asc").read_text())
     text = (repository / "deb" / "buildkit.sources").read_text()
-    root.write(SOURCES, text.replace("https://packages.example.org", url))
+    root.write(SOURCES, text.replace(URL, url))
 
 
 def apt(root: Root, *args: str) -> str:
@@ -797,7 +798,7 @@ class Dnf:
     ) -> subprocess.CompletedProcess[str]:
         """Run dnf as index.html describes, with the repository's key or another one."""
         text = (repository / "rpm" / "buildkit.repo").read_text()
-        text = text.replace("https://packages.example.org", url)
+        text = text.replace(URL, url)
         if key:
             (self.directory / "other.asc").write_text(key)
             text = re.sub("gpgkey=.*", f"gpgkey=file://{self.directory}/other.asc", text)

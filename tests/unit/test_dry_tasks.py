@@ -61,7 +61,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "machine.status": ("--name running",),
     "machine.stop": ("--name stopped", "--name running"),
     "on": ("stopped --yes -- build-binaries", "me@192.0.2.1 -- doctor --fix"),
-    "publish-repo": ("--unsigned --force", "--key signing.asc"),
+    "publish-repo": ("--unsigned --force", "--url https://x.org --key signing.asc"),
     "push-image": ("--force", "--registry localhost:5000/me/buildkit --yes"),
     "release": ("", "--key signing.asc"),
     "notify-build": ("failure", "success"),

@@ -180,7 +180,18 @@ def test_unsigned(tools: Tools) -> None:
     page = (repo() / "index.html").read_text()
     assert "not signed" in page
     assert closed_files(re.findall("<code>(.*)</code>", page)) == set()
-    assert repository.PLACEHOLDER in page
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_default_address(checkout: Path, unsigned: bool) -> None:
+    """Only a test may lack the address: signed files must not name a placeholder."""
+    if unsigned:
+        options = RepositoryOptions.parse(target="", url="", key="", unsigned=True)
+        assert options.url == f"file://{checkout}/dist/repo"
+    else:
+        with pytest.raises(UsageError, match="address") as caught:
+            RepositoryOptions.parse(target="", url="", key="", unsigned=False)
+        assert "--url" in caught.value.hint
 
 
 def test_key_that_cannot_sign(tools: Tools) -> None:

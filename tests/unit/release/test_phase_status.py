@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64.core import dist, filesystem
-from buildkit_riscv64.core.errors import CheckError
+from buildkit_riscv64.core import dist
 from buildkit_riscv64.machine import machines
 from buildkit_riscv64.release import phase_status
-from buildkit_riscv64.validation.artifacts import programs
 
-from .. import documents
 from ..factories import edit_manifest
 from ..validation.factories import TARGET, Publish, result, scene
 
@@ -28,22 +25,11 @@ def reasons(name: str) -> list[str]:
     ]
 
 
-def cross_check(directory: Path, **changes: Any) -> None:
-    """Write the verdict of a cross-check."""
-    files = [
-        {"name": dist.binary(name), "artifact_sha256": sha256, "compiled_again_sha256": sha256}
-        for name, sha256 in programs(dist.load(directory)).items()
-    ]
-    verdict = documents.valid(documents.CROSS_CHECK, **{"files": files, **changes})
-    filesystem.write_json(directory / dist.VERDICT, verdict)
-
-
 def test_every_phase_is_done(releasable: Path) -> None:
-    cross_check(releasable)
     found = phase_status.phases(TARGET)
     assert [phase.name for phase in found] == NAMES
     assert {phase.state for phase in found} == {"done"}
-    assert not [why for phase in found for why in (*phase.reasons, *phase.remarks)]
+    assert not [why for phase in found for why in phase.reasons]
 
 
 def test_every_phase_is_missing(checkout: Path) -> None:
@@ -52,12 +38,6 @@ def test_every_phase_is_missing(checkout: Path) -> None:
     assert {phase.state for phase in found} == {"missing"}
     assert all(phase.reasons for phase in found)
     assert all(phase.manifest == {} for phase in found)
-
-
-def test_missing_cross_check_is_a_remark(releasable: Path) -> None:
-    binaries = phase_status.phases(TARGET)[0]
-    assert (binaries.state, binaries.reasons) == ("done", ())
-    assert "verify-binaries --cross-check" in binaries.remarks[0]
 
 
 Edit = Callable[[dict[str, Any]], object]
@@ -83,37 +63,6 @@ def test_changed_binary(releasable: Path) -> None:
     (releasable / "bin" / "buildctl").write_bytes(b"else")
     (why,) = reasons("binaries")
     assert "manifest" in why
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"identical": False},
-        # A verdict on earlier binaries.
-        {
-            "files": [
-                {
-                    "name": "bin/buildctl",
-                    "artifact_sha256": "0" * 64,
-                    "compiled_again_sha256": "0" * 64,
-                }
-            ]
-        },
-    ],
-)
-def test_failed_cross_check(releasable: Path, changes: dict[str, Any]) -> None:
-    cross_check(releasable, **changes)
-    (why,) = reasons("binaries")
-    assert "cross-check" in why
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "nothing"])
-def test_damaged_verdict(releasable: Path, text: str) -> None:
-    (releasable / dist.VERDICT).write_text(text)
-    (why,) = reasons("binaries")
-    assert str(filesystem.display_path(releasable / dist.VERDICT)) in why
-    with pytest.raises(CheckError, match="cross-check"):
-        phase_status.verdict(dist.load(releasable))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +99,20 @@ def test_packages_of_other_binaries(releasable: Path) -> None:
     assert "current binaries" in why
     (path.parent / manifest["files"][0]["name"]).write_bytes(b"other")
     assert any("manifest" in why for why in reasons("packages"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda m: m.update(target="linux-amd64"), "linux-amd64"),
+        (lambda m: m.update(version="v0.32.1"), "v0.32.1"),
+        (lambda m: m.update(pinned=False), "development build"),
+    ],
+)
+def test_refused_packages(releasable: Path, edit: Edit, reason: str) -> None:
+    edit_manifest(releasable / dist.PACKAGES, edit)
+    (why,) = reasons("packages")
+    assert reason in why
 
 
 @pytest.mark.parametrize(("machine", "start"), [("riscv64", "invoke "), ("x86_64", "invoke on riscv64 -- ")])  # fmt: skip

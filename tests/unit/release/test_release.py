@@ -12,9 +12,15 @@ import pytest
 
 from buildkit_riscv64.core import dist, dry_run, filesystem, project
 from buildkit_riscv64.core.arch import Target
-from buildkit_riscv64.core.errors import CheckError, MismatchError, NetworkError, UsageError
+from buildkit_riscv64.core.errors import (
+    BusyError,
+    CheckError,
+    MismatchError,
+    NetworkError,
+    UsageError,
+)
 from buildkit_riscv64.packages import contents, signing
-from buildkit_riscv64.release import phase_status, report
+from buildkit_riscv64.release import gate, phase_status, report
 from buildkit_riscv64.release import release as releases
 from buildkit_riscv64.release.release import ReleaseOptions
 from buildkit_riscv64.system import apt
@@ -23,7 +29,7 @@ from ...fake_github import OURS, Hub, release
 from ...pages import blocks_of, closed_files
 from .. import documents
 from ..factories import Commands, edit_manifest
-from ..phase4 import PACKAGES, forge
+from ..phase4 import PACKAGES, confirm, forge
 from ..validation.factories import TARGET
 
 PREFIX = "buildkit-v0.32.2.linux-riscv64"
@@ -38,6 +44,7 @@ NAMES = [
     f"{PREFIX}.buildkitd.cdx.json",
     f"{PREFIX}.provenance.intoto.json",
     f"{PREFIX}.manifest.json",
+    f"{PREFIX}.cross-check.json",
     f"{PREFIX}.evidence.json",
     f"{PREFIX}.evidence.html",
 ]
@@ -101,27 +108,13 @@ def test_release_files(releasable: Path, gh: Commands) -> None:
         assert (directory / name).read_bytes() == path.read_bytes()
 
 
-def test_release_contains_benchmarks_and_cross_check(releasable: Path, gh: Commands) -> None:
+def test_release_contains_benchmarks(releasable: Path, gh: Commands) -> None:
     (project.DIST / "benchmark").mkdir()
     (project.DIST / "benchmark" / "index.html").write_text("<html>")
-    files = dist.load(releasable).files
-    verdict = documents.valid(
-        documents.CROSS_CHECK,
-        checked_on={**documents.HOST, "arch": "amd64"},
-        compared_by_record=[{"name": "bin/buildkit-runc", "differences": []}],
-        files=[
-            {
-                "name": name,
-                "artifact_sha256": file["sha256"],
-                "compiled_again_sha256": file["sha256"],
-            }
-            for name, file in files.items()
-        ],
-    )
-    filesystem.write_json(releasable / dist.VERDICT, verdict)
+    confirm(releasable, compared_by_record=[{"name": "bin/buildkit-runc", "differences": []}])
     outcome = run()
     names = {file["name"] for file in outcome.description["files"]}
-    assert {f"{PREFIX}.benchmarks.html", f"{PREFIX}.cross-check.json"} <= names
+    assert f"{PREFIX}.benchmarks.html" in names
     assert "(amd64) compiled the same source and got identical binaries" in notes(releasable)
     assert "`bin/buildkit-runc` contains C code" in notes(releasable)
 
@@ -136,7 +129,6 @@ def test_notes(releasable: Path, gh: Commands) -> None:
     for words in (
         "compiled natively on riscv64 and validated",
         "| standalone | ", "- another kernel would (4 scenarios)", "go1.26.10",
-        "not cross-checked",
         f"gpg --import buildkit-riscv64.asc   # {'F' * 40}", f"| {NAMES[0]} | ",
     ):  # fmt: skip
         assert words in text
@@ -162,6 +154,28 @@ def test_second_release_of_the_same_content(releasable: Path, gh: Commands, hub:
     again = run()
     assert (again.state, len(hub.ours.releases)) == ("released before", 1)
     assert len([one for one in gh.args if one[:3] == ["gh", "release", "create"]]) == 1
+
+
+def test_second_release_after_another_cross_check(releasable: Path, gh: Commands, hub: Hub) -> None:
+    """A rerun of the workflow checks again, and continues."""
+    run()
+    confirm(releasable, checked_at="2026-11-26T08:00:00Z", seconds=1.0)
+    assert run().state == "released before"
+
+
+def test_the_gate_holds_the_lock(
+    releasable: Path, gh: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in dist/ can be replaced between the gate and the release."""
+    blockers = gate.blockers
+
+    def judge(*args: Any) -> list[str]:
+        with pytest.raises(BusyError), dist.lock(TARGET):
+            pass
+        return blockers(*args)
+
+    monkeypatch.setattr(gate, "blockers", judge)
+    assert run().state == "released"
 
 
 @pytest.mark.parametrize(
@@ -277,7 +291,7 @@ Damage = Callable[[Path], object]
     [
         (lambda t: edit_manifest(t, lambda m: m["host"].update(arch="amd64")), "binaries: they were compiled on amd64"),
         (lambda t: edit_manifest(t, lambda m: m["source"].update(pinned=False)), "binaries: they are a development build"),
-        (lambda t: filesystem.write_json(t / dist.VERDICT, documents.valid(documents.CROSS_CHECK, identical=False)), "binaries: the cross-check"),
+        (lambda t: filesystem.write_json(t / dist.VERDICT, documents.valid(documents.CROSS_CHECK, identical=False)), "cross-check: "),
         (lambda t: shutil.rmtree(t / dist.EVIDENCE), "validation: no evidence"),
         (lambda t: shutil.rmtree(t / dist.PACKAGES), "packages: no packages"),
         (lambda t: shutil.rmtree(t / dist.IMAGE / "root"), "root image: no artifacts"),

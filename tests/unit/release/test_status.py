@@ -11,7 +11,7 @@ import pytest
 from buildkit_riscv64.core import dist, filesystem, project
 from buildkit_riscv64.core.errors import UsageError
 from buildkit_riscv64.machine import machines
-from buildkit_riscv64.release import report, status
+from buildkit_riscv64.release import gate, report, status
 
 from ..phase4 import PACKAGES
 from ..validation.factories import TARGET
@@ -38,6 +38,29 @@ def test_blocked_release(releasable: Path, capsys: pytest.CaptureFixture[str]) -
     assert out == ""
     assert "blocked by rootless image: " in err
     assert "next: invoke build-image --rootless" in err
+
+
+@pytest.mark.parametrize(
+    ("machine", "command"),
+    [("x86_64", "invoke verify-binaries --cross-check --target linux-riscv64"), ("riscv64", "")],
+)
+def test_only_the_cross_check_is_missing(
+    releasable: Path, on: Callable[[str], None], machine: str, command: str
+) -> None:
+    """The machine that compiled the binaries cannot confirm them."""
+    on(machine)
+    (releasable / dist.VERDICT).unlink()
+    (found,) = status.statuses("")
+    assert len(found.blocked) == 1
+    assert found.next == command
+
+
+def test_next_command_after_the_pins_moved(
+    releasable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "refusals", lambda phase: iter(["old"] * (phase.name == "packages")))
+    (found,) = status.statuses("")
+    assert found.next.endswith("build-packages")
 
 
 def test_identifying_hashes(releasable: Path) -> None:
@@ -78,7 +101,7 @@ def test_development_target_has_no_next_command(
     releasable: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (found,) = status.statuses("")
-    monkeypatch.setattr(status, "release_blockers", lambda *_: ["it is for development"])
+    monkeypatch.setattr(gate, "blockers", lambda *_: ["it is for development"])
     assert found.next == ""
     report.statuses([found], json=False)
     output = capsys.readouterr().err

@@ -12,7 +12,7 @@ from buildkit_riscv64.core import dist, filesystem, host, html, project
 from buildkit_riscv64.core.errors import CheckError, Failure
 from buildkit_riscv64.validation import evidence, versions
 from buildkit_riscv64.validation.artifacts import Subject
-from buildkit_riscv64.validation.suites import SUITES
+from buildkit_riscv64.validation.suites import SUITES, Suite
 
 from ..factories import edit_manifest
 from .factories import TARGET, Publish, result, scene
@@ -151,15 +151,35 @@ def test_missing_evidence(tmp_path: Path) -> None:
 # Release blockers.
 
 
-def test_complete(publish: Publish) -> None:
-    published = publish({**WHOLE, "rootless": result(scene(), scene("b", "not proven"))})
-    assert evidence.complete(published) == []
+@pytest.mark.parametrize("allowed", [True, False])
+def test_scenario_that_is_not_proven(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    monkeypatch.setattr(Suite, "scenarios", lambda _self: {("cache", "test_one"): allowed})
+    scenes = [scene("test_one[a]"), scene("test_one[b]", "not proven")]
+    published = publish({**WHOLE, "rootless": result(*scenes)})
+    assert (evidence.complete(published) == []) is allowed
+
+
+@pytest.mark.parametrize(
+    ("scenes", "name"),
+    [
+        ([scene("test_other")], "cache::test_one"),
+        ([scene(), scene("test_invented")], "cache::test_invented"),
+        ([scene(), scene(group="faults")], "faults::test_one"),
+    ],
+)
+def test_other_scenarios_than_those_of_the_checkout(
+    publish: Publish, scenes: list[dict[str, Any]], name: str
+) -> None:
+    found = evidence.complete(publish({**WHOLE, "rootless": result(*scenes)}))
+    assert any(f"suite rootless: {name} " in reason for reason in found)
 
 
 INCOMPLETE: dict[str, dict[str, Any]] = {
     "has not run": {"buildx": None},
     "--select x": {"buildx": result(partial=True, select="x")},
-    "1 failed": {"buildx": result(scene(), scene("b", "failed"))},
+    "1 failed": {"buildx": result(scene(), scene("test_one[b]", "failed"))},
     "killed by SIGKILL": {"buildx": result(aborted="killed by SIGKILL")},
     "nothing passed": {"buildx": result(scene(outcome="not proven"))},
 }
@@ -168,9 +188,9 @@ INCOMPLETE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("reason", INCOMPLETE)
 def test_incomplete_suites(publish: Publish, reason: str) -> None:
     results = {name: one for name, one in {**WHOLE, **INCOMPLETE[reason]}.items() if one}
-    (blocker,) = evidence.complete(publish(results))
-    assert blocker.startswith("suite buildx")
-    assert reason in blocker
+    blockers = evidence.complete(publish(results))
+    assert all(blocker.startswith("suite buildx") for blocker in blockers)
+    assert reason in blockers[0]
 
 
 @pytest.mark.parametrize(

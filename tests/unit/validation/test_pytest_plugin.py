@@ -63,9 +63,14 @@ def test_fails(daemon, broken):
     print("said \\x1b[31mred\\x1b[0m \\x00")
     assert 1 == 2, "x" * 100_000
 
+@pytest.mark.may_be_not_proven
 def test_is_not_proven():
     """Elsewhere it would"""
     raise pytest.skip.Exception("another kernel would")
+
+def test_must_run():
+    """Every machine can run it"""
+    raise pytest.skip.Exception("no mood")
 
 def test_setup(no_setup):
     """Never begins"""
@@ -117,7 +122,7 @@ def test_collected_scenarios_come_first(reported: list[dict[str, Any]]) -> None:
     }  # fmt: skip
     assert [one["title"] for one in planned] == [
         "It works", "without words", "Each kind [gzip]", "Each kind [a<b>]", "It does not",
-        "Elsewhere it would", "Never begins", "Does not end well",
+        "Elsewhere it would", "Every machine can run it", "Never begins", "Does not end well",
     ]  # fmt: skip
 
 
@@ -125,9 +130,10 @@ def test_outcomes(results: dict[str, Any]) -> None:
     assert {name: one["outcome"] for name, one in results.items()} == {
         "(collecting)": "failed", "test_passes": "passed", "test_without_words": "passed",
         "test_kinds[gzip]": "passed", "test_kinds[a<b>]": "passed", "test_fails": "failed",
-        "test_is_not_proven": "not proven", "test_setup": "failed", "test_teardown": "failed",
+        "test_is_not_proven": "not proven", "test_must_run": "failed", "test_setup": "failed", "test_teardown": "failed",
     }  # fmt: skip
     assert results["test_is_not_proven"]["reason"] == "another kernel would"
+    assert "no mood" in results["test_must_run"]["failure"]
     assert "cannot be set up" in results["test_setup"]["failure"]
     assert "cannot be cleaned up" in results["test_teardown"]["failure"]
     assert results["test_passes"]["failure"] == results["test_passes"]["reason"] == ""

@@ -68,6 +68,7 @@ def test_cross_stage(
         assert platform == f"{wanted}\n"
 
 
+@pytest.mark.may_be_not_proven
 def test_cross_compiling(
     daemon: Daemon, every_base: BaseImage, new_context: NewContext, tmp_path: Path, other: Platform
 ) -> None:
@@ -98,6 +99,7 @@ def test_cross_compiling(
         assert foreign.start(images[one], "/hello") == f"hello from {one.architecture}\n"
 
 
+@pytest.mark.may_be_not_proven
 @pytest.mark.parametrize("platform", Platform)
 def test_run(
     daemon: Daemon,
@@ -120,6 +122,7 @@ def test_run(
     assert (out / "copy").read_text().split() == [platform.uname] * 3
 
 
+@pytest.mark.may_be_not_proven
 def test_index(
     daemon: Daemon, every_base: BaseImage, new_context: NewContext, tmp_path: Path
 ) -> None:

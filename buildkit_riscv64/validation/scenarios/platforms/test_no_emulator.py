@@ -6,6 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 from buildkit_riscv64.core import project
 from buildkit_riscv64.core.arch import Platform
 from buildkit_riscv64.system import binfmt
@@ -22,6 +24,7 @@ def build(daemon: Daemon, base: BaseImage, context: Path, platform: Platform) ->
     return daemon.build(context, *base.flags(), f"--opt=platform={platform}")
 
 
+@pytest.mark.may_be_not_proven
 def test_error_message(
     bare: Daemon, every_base: BaseImage, new_context: NewContext, other: Platform
 ) -> None:
@@ -35,6 +38,7 @@ def test_error_message(
     assert f"buildkit-qemu-{other.qemu}" in bare.log
 
 
+@pytest.mark.may_be_not_proven
 def test_doctor_names_the_fix(
     bare: Daemon,
     without: list[str],
@@ -63,6 +67,7 @@ def test_doctor_names_the_fix(
     assert other.uname in build(bare, every_base, context, other).good().stderr
 
 
+@pytest.mark.may_be_not_proven
 def test_buildkit_qemu_emulator(
     bare: Daemon, tools: Path, every_base: BaseImage, new_context: NewContext, other: Platform
 ) -> None:
