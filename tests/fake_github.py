@@ -117,6 +117,8 @@ class Repository:
     runs: list[str] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    #: How tags compare with the default branch, by default as merged; empty: no such tag.
+    compared: dict[str, str] = field(default_factory=dict)
 
 
 class Hub:
@@ -287,6 +289,7 @@ class Hub:
             "DELETE /releases/(.+)": ("one", self._delete_release),
             "POST /releases/(.+)/assets": ("one", self._upload),
             "GET /commits/(.+)": ("one", lambda r, b, q, tag: {"sha": r.tags[tag]} if tag in r.tags else self._missing()),
+            "GET /compare/main\\.\\.\\.(.+)": ("one", self._compare),
             "GET /git/ref/(.+)": ("one", self._get_ref),
             "POST /git/refs": ("one", self._create_ref),
             "PATCH /git/refs/(.+)": ("one", self._move_ref),
@@ -306,6 +309,10 @@ class Hub:
             "GET /actions/runs/(.+)/jobs": ("one", lambda r, b, q, n: {"total_count": len(r.jobs), "jobs": r.jobs}),
             "POST /actions/workflows/weekly-build.yml/dispatches": ("one", self._dispatch),
         }  # fmt: skip
+
+    def _compare(self, repository: Repository, _body: Any, _query: Any, tag: str) -> Any:
+        status = repository.compared.get(tag, "behind")
+        return {"status": status} if status else self._missing()
 
     def _create_release(self, repository: Repository, body: Any, _query: Any) -> Answer:
         tag = body["tag_name"]

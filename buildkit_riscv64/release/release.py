@@ -320,6 +320,7 @@ def release(options: ReleaseOptions) -> ReleaseResult:
                 state = "released before" if published else "would be released"
                 return ReleaseResult(None, description, state, latest, time.monotonic() - started)
             if not published:
+                _require_merged(options, client, description["tag"])
                 _publish(options, client, description, stage, releases, latest=bool(latest))
         found = dist.publish_part(stage, options.target, dist.RELEASE)
     state = "released before" if published else "released"
@@ -359,6 +360,23 @@ def _refuse_another_tag(
         raise CheckError(
             f"cannot release as {options.tag}: the artifacts in dist/ are {ours}",
             f"delete the tag, and tag a commit that pins {version} as {ours}",
+        )
+
+
+def _require_merged(options: ReleaseOptions, client: github_client.Client, tag: str) -> None:
+    """Check that the tag exists, and that its commit was merged: only reviewed code is released."""
+    name = github.repository(options.repository)
+    repository = github.Repository(client, name)
+    merged = repository.is_merged(tag)
+    if merged is None:
+        raise CheckError(
+            f"{name} has no tag {tag}",
+            f"tag the commit that built these artifacts: git tag {tag} && git push origin {tag}",
+        )
+    if not merged:
+        raise CheckError(
+            f"the tag {tag} of {name} is not on its branch {repository.default_branch()}",
+            "merge the commit, then delete the tag and tag the merge",
         )
 
 

@@ -104,6 +104,12 @@ class Repository:
         found = self._client.find("object", f"{self._path}/commits/{quote(ref, safe='')}")
         return str(found["sha"]) if found else ""
 
+    def is_merged(self, ref: str) -> bool | None:
+        """Whether a tag or branch is part of the default branch; None when it does not exist."""
+        range_ = f"{quote(self.default_branch(), safe='')}...{quote(ref, safe='')}"
+        found = self._client.find("comparison", f"{self._path}/compare/{range_}")
+        return found["status"] in {"behind", "identical"} if found else None
+
     def releases(self) -> list[dict[str, Any]]:
         """All releases, and the drafts that the token may see."""
         return list(self._client.pages("release", f"{self._path}/releases"))

@@ -34,6 +34,8 @@ pytestmark = pytest.mark.integration
 
 TARGET = Target.here().name
 ARCH = Architecture.here()
+#: The repositories' address; tests replace it by one that they serve.
+URL = "https://packages.example.org"
 SOURCES = "/etc/apt/sources.list.d/buildkit.sources"
 KEY = "/etc/apt/keyrings/buildkit.asc"
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"

@@ -156,6 +156,16 @@ def test_second_release_of_the_same_content(releasable: Path, gh: Commands, hub:
     assert len([one for one in gh.args if one[:3] == ["gh", "release", "create"]]) == 1
 
 
+@pytest.mark.parametrize("status", ["", "ahead", "diverged"])
+def test_tag_that_is_not_merged(releasable: Path, gh: Commands, hub: Hub, status: str) -> None:
+    hub.ours.compared["v0.32.2"] = status
+    assert run(dry=True).state == "would be released"
+    with pytest.raises(CheckError, match=r"v0\.32\.2"):
+        run()
+    assert hub.ours.releases == []
+    assert not (releasable / dist.RELEASE).exists()
+
+
 def test_second_release_after_another_cross_check(releasable: Path, gh: Commands, hub: Hub) -> None:
     """A rerun of the workflow checks again, and continues."""
     run()

@@ -56,6 +56,15 @@ def test_commit_with_files_and_a_submodule(hub: Hub, ours: Repository) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("status", "merged"),
+    [("behind", True), ("identical", True), ("ahead", False), ("diverged", False), ("", None)],
+)
+def test_merged_tag(hub: Hub, ours: Repository, status: str, merged: bool | None) -> None:
+    hub.ours.compared["v1"] = status
+    assert ours.is_merged("v1") is merged
+
+
 EMPTY: hubs.Answer = (409, {}, {"message": "Git Repository is empty.", "status": "409"})
 
 
