@@ -28,8 +28,6 @@ from .suites import ScenarioOutcome, Suite
 GRACE_SECONDS = 60.0
 #: Exit codes of pytest (https://docs.pytest.org/en/stable/reference/exit-codes.html).
 _ALL_PASSED, _SOME_FAILED, _MISUSED, _NONE_SELECTED = 0, 1, 4, 5
-# Settings of pytest that would change what runs.
-_UNWANTED = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
 # Removes a directory in which processes may still be ending.
 _REMOVE = 'for _ in $(seq 300); do rm -rf --one-file-system "$1" && exit; sleep 0.1; done'
 
@@ -236,10 +234,12 @@ def command(suite: Suite, options: ValidationOptions, staging: Path, workspace: 
 
 
 def environment(options: ValidationOptions, workspace: Path) -> dict[str, str]:
-    """Environment of the scenarios: the caller's, and the artifacts to validate."""
-    ours = process.whole_environment()
+    """Environment of the scenarios, and the artifacts to validate.
+
+    No keys and tokens, and no settings of pytest: they would change what runs.
+    """
     return {
-        **{name: value for name, value in ours.items() if name not in _UNWANTED},
+        **process.environment(),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HYPOTHESIS_STORAGE_DIRECTORY": str(workspace / "hypothesis"),
         "TMPDIR": str(workspace),

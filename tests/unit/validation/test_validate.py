@@ -118,11 +118,15 @@ def test_command(ready: Commands, reported: Reported, capsys: pytest.CaptureFixt
 
 def test_environment(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing")
-    monkeypatch.setenv("ANYTHING", "else")
+    secrets = ("BUILDKIT_SIGNING_KEY", "BUILDKIT_SIGNING_PASSPHRASE", "GH_TOKEN", "REGISTRY_PASSWORD")  # fmt: skip
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
     variables = environment(options(online=True), tmp_path)
     assert variables["HYPOTHESIS_STORAGE_DIRECTORY"] == str(tmp_path / "hypothesis")
     assert "PYTEST_ADDOPTS" not in variables
-    assert variables["ANYTHING"] == "else"
+    assert "secret" not in variables.values()
+    assert variables["HTTPS_PROXY"] == "http://proxy.example.org"
     assert variables["BUILDKIT_VALIDATION_DIST"] == str(project.DIST)
     assert variables["BUILDKIT_VALIDATION_TARGET"] == "linux-riscv64"
     assert variables["BUILDKIT_VALIDATION_ONLINE"] == "1"
