@@ -140,6 +140,53 @@ def test_valid_addresses(words: list[str]) -> None:
     assert (done.returncode, done.stdout.split()) == (0, ["buildkitd", *words])
 
 
+ADDRESS = 'address = ["unix:///x", "tcp://0.0.0.0:1234"]'
+TLS = '[grpc.tls]\n  ca = "/ca.pem"\n  cert = "/cert.pem"\n  key = "/key.pem"\n'
+OPEN = {
+    "no TLS": f"[grpc]\n{ADDRESS}\n",
+    "several lines": '[grpc]\naddress = [\n  "tcp://0.0.0.0:1234",\n]\n',
+    "one key": f'[grpc]\n{ADDRESS}\n[grpc.tls]\nca = "/ca.pem"\n',
+    "one key, three times": f"[grpc]\n{ADDRESS}\n[grpc.tls]\n" + 'ca = "/ca.pem"\n' * 3,
+    "empty": f"[grpc]\n{ADDRESS}\n{TLS}".replace("/ca.pem", ""),
+    "commented": f"[grpc]\n{ADDRESS}\n{TLS}".replace("  ca", "# ca"),
+    "another table": f"[grpc]\n{ADDRESS}\n{TLS}".replace("[grpc.tls]", '[registry."x".tls]'),
+}  # fmt: skip
+CLOSED = {
+    "TLS": f"[grpc]\n  {ADDRESS}\n  {TLS}",
+    "TLS first": f"{TLS.replace('[grpc.tls]', '  [ grpc.tls ]  # keys')}[grpc]\n{ADDRESS}\n",
+    "unix": '[grpc]\naddress = ["unix:///x"]\n',
+    "commented": f"[grpc]\n# {ADDRESS}\n",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("form", ["--config=FILE", "--config FILE", "-config FILE", "default"])
+@pytest.mark.parametrize("name", OPEN)
+@pytest.mark.usefixtures("root")
+def test_no_configured_tcp_without_mutual_tls(tmp_path: Path, name: str, form: str) -> None:
+    file = tmp_path / "buildkit" / "buildkitd.toml"
+    file.parent.mkdir()
+    file.write_text(OPEN[name])
+    words = [] if form == "default" else form.replace("FILE", str(file)).split()
+    env = {"XDG_CONFIG_HOME": str(tmp_path if form == "default" else tmp_path / "none")}
+    done = run(ENTRYPOINT, *words, **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, fix = done.stderr.splitlines()
+    assert str(file) in error
+    assert "--tlscacert" in fix
+    # The flags take precedence over the file.
+    assert run(ENTRYPOINT, *words, *CA, *CERT, *SECRET, **env).returncode == 0
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.usefixtures("root")
+def test_valid_configuration(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.toml").write_text(CLOSED[name])
+    words = ["--config", str(tmp_path / "x.toml"), "--debug"]
+    done = run(ENTRYPOINT, *words)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["buildkitd", *words], "")
+
+
 @pytest.fixture
 def cgroups(bin_: Script, root: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The entry point in a container without a private cgroup namespace."""
