@@ -14,17 +14,19 @@ from pathlib import Path
 from ..core import dist, documents, filesystem
 from ..core.errors import CheckError
 from . import check, layout
+from .variants import Variant
 
 
-def require_verified(archive: Path, verified: Mapping[str, str]) -> None:
-    """Refuse an archive whose buildkitd and buildctl are not the verified programs.
+def require_verified(archive: Path, verified: Mapping[str, str], variant: Variant) -> None:
+    """Refuse an archive of other commands, or of another configuration than this checkout's.
 
     Args:
         archive: as :func:`buildkit_riscv64.image.layout.archive` writes it.
         verified: the sha256 of each program, by its name.
+        variant: the variant that it should be.
 
     Raises:
-        CheckError: a command differs or is missing, or the archive cannot be read.
+        CheckError: a file differs or is missing, or the archive cannot be read.
     """
     name = filesystem.display_path(archive)
     with tempfile.TemporaryDirectory(prefix="image-") as directory:
@@ -42,7 +44,10 @@ def require_verified(archive: Path, verified: Mapping[str, str]) -> None:
         if listed != [{**layout.docker_manifest(image), "RepoTags": None}]:
             raise CheckError(f"{name}: {layout.DOCKER} names another image than the index", check.REMEDY)  # fmt: skip
         contents = check.read(image)
+    for difference in check.differences(image, contents, variant):
+        raise CheckError(f"{name}: {difference} differs from this checkout", check.REMEDY)
     for command in dist.COMMANDS:
+        place = f"usr/bin/{command}"
         places = [path for path in contents.modes if Path(path).name == command]
-        if places != [f"usr/bin/{command}"] or contents.checksums.get(command) != verified[command]:
+        if places != [place] or contents.checksums.get(place) != verified[command]:
             raise CheckError(f"{name}: {command} is not the verified program", check.REMEDY)

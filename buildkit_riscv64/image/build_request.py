@@ -17,6 +17,17 @@ CONTEXT = project.ROOT / "dockerfiles"
 DOCKERFILE = "buildkit.Dockerfile"
 
 
+def configuration(variant: Variant) -> dict[str, Path]:
+    """Our files in an image, as the Dockerfile copies them: the file by its path in the image."""
+    directories = ["common", "rootless"] if variant is Variant.ROOTLESS else ["common"]
+    return {
+        str(path.relative_to(CONTEXT / directory)): path
+        for directory in directories
+        for path in sorted((CONTEXT / directory).rglob("*"))
+        if path.is_file()
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Every input of an image build.

@@ -29,7 +29,7 @@ from ..core.check_results import (
 from ..core.console import Status, duration, size
 from ..core.errors import CheckError
 from ..system import apt
-from . import container, layout
+from . import build_request, container, layout
 from .variants import Variant
 
 #: How to fix a refused image.
@@ -68,6 +68,13 @@ ROOTLESS_PROGRAMS = {
     "newuidmap": "newuidmap 2>&1 | grep usage",
     "newgidmap": "newgidmap 2>&1 | grep usage",
 }
+#: The files whose bytes are compared.
+COMPARED = {
+    *(f"usr/bin/{command}" for command in dist.COMMANDS),
+    *build_request.configuration(Variant.ROOTLESS),
+}
+USERS = {Variant.ROOT: "0", Variant.ROOTLESS: "1000:1000"}
+ENTRYPOINT = ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"]
 #: Leftovers of package managers and builds.
 CACHES = (
     "var/cache/*", "var/lib/apt/lists/*", "var/log/*", "tmp/*", "var/tmp/*", "root/.*", "*.pyc",
@@ -106,7 +113,7 @@ class Contents:
         newest: the latest modification time, in seconds since 1970.
         devices: device nodes.
         removed: whiteouts, which remove files of lower layers.
-        checksums: sha256 of BuildKit's commands.
+        checksums: sha256 of BuildKit's commands and of our configuration, by path.
     """
 
     unpacked: list[int] = field(default_factory=list)
@@ -152,9 +159,8 @@ def _record(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) ->
         contents.devices.append(name)
     if Path(name).name.startswith(".wh."):
         contents.removed.append(name)
-    command = next((c for c in dist.COMMANDS if name == f"usr/bin/{c}"), "")
     # Higher layers replace lower ones, also with links.
-    contents.checksums.pop(command, None)
+    contents.checksums.pop(name, None)
     file = tar.extractfile(entry) if entry.isreg() else None
     if file is None:
         return
@@ -162,12 +168,41 @@ def _record(contents: Contents, entry: tarfile.TarInfo, tar: tarfile.TarFile) ->
     if any(fnmatch.fnmatch(name, pattern) for pattern in SECRETS) or _SECRET.search(start):
         contents.secrets.append(name)
     is_elf = start[:4] == b"\x7fELF"
-    whole = start + file.read() if command or is_elf else b""
-    if command:
-        contents.checksums[command] = hashlib.sha256(whole).hexdigest()
+    compared = name in COMPARED
+    whole = start + file.read() if compared or is_elf else b""
+    if compared:
+        contents.checksums[name] = hashlib.sha256(whole).hexdigest()
     if is_elf:
         elf = read_stream(io.BytesIO(whole), name)
         contents.programs[name] = (elf.machine, elf.needed)
+
+
+def other_files(contents: Contents, variant: Variant) -> list[str]:
+    """Our files that differ from those of this checkout, or that the image lacks.
+
+    Args:
+        contents: the image's contents.
+        variant: the variant that it should be.
+    """
+    return [
+        path
+        for path, file in build_request.configuration(variant).items()
+        if contents.checksums.get(path) != filesystem.sha256(file)
+    ]
+
+
+def differences(image: layout.Image, contents: Contents, variant: Variant) -> list[str]:
+    """What differs from this checkout in our part of an image, apart from the commands.
+
+    Args:
+        image: the image.
+        contents: its contents.
+        variant: the variant that it should be.
+    """
+    config: dict[str, Any] = image.config.get("config") or {}
+    start = (config.get("Entrypoint"), config.get("Cmd"), config.get("User") or USERS[Variant.ROOT])
+    same = start == (ENTRYPOINT, None, USERS[variant])
+    return [*([] if same else ["its start command"]), *other_files(contents, variant)]
 
 
 def _manifest(artifacts: dist.Artifacts, variant: Variant, target: Target) -> Iterator[Finding]:
@@ -187,7 +222,9 @@ def _binaries(artifacts: dist.Artifacts, contents: Contents, target: Target) -> 
     yield equal("layers", "BuildKit's commands", places, sorted(f"usr/bin/{c}" for c in dist.COMMANDS))  # fmt: skip
     for command in dist.COMMANDS:
         recorded = artifacts.manifest["binaries"][command]
-        yield equal(f"usr/bin/{command}", "sha256", contents.checksums.get(command), recorded)
+        yield equal(
+            f"usr/bin/{command}", "sha256", contents.checksums.get(f"usr/bin/{command}"), recorded
+        )
         if binaries is None:
             yield Finding(f"usr/bin/{command}", "of phase 1", Status.WARN, "no binaries to compare with")  # fmt: skip
         else:
@@ -202,13 +239,10 @@ def _config(
     yield equal("image", "platform", platform, f"linux/{target.arch}")
     yield equal("image", "digest", image.digest, artifacts.manifest["digest"])
     config: dict[str, Any] = image.config.get("config") or {}
-    user = config.get("User") or "0"
-    yield equal("image", "user", user, "1000:1000" if variant is Variant.ROOTLESS else "0")
+    user = config.get("User") or USERS[Variant.ROOT]
+    yield equal("image", "user", user, USERS[variant])
     entrypoint = config.get("Entrypoint") or []
-    yield equal(
-        "image", "entrypoint", entrypoint,
-        ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"],
-    )  # fmt: skip
+    yield equal("image", "entrypoint", entrypoint, ENTRYPOINT)
     command = " ".join([*entrypoint, *(config.get("Cmd") or [])])
     flags = ("--tlscacert", "--tlscert", "--tlskey")
     open_door = "tcp://" in command and not all(flag in command for flag in flags)
@@ -350,6 +384,7 @@ def examine(directory: Path, variant: Variant, target: Target) -> list[Finding]:
     contents = read(image)
     findings += _binaries(artifacts, contents, target)
     findings += _config(image, artifacts, variant, target)
+    findings.append(equal("layers", "our files", other_files(contents, variant), []))
     findings += _files(contents, artifacts, variant, target)
     findings += _layers(image, contents)
     if dry_run.active():

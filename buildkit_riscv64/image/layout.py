@@ -60,7 +60,9 @@ def write_index(layout: Path, manifests: Iterable[Descriptor]) -> None:
     filesystem.write_json(layout / "index.json", index)
 
 
-def from_directory(root: Path, layout: Path, arch: str, variant: str = "") -> str:
+def from_directory(
+    root: Path, layout: Path, arch: str, variant: str = "", config: Mapping[str, Any] | None = None
+) -> str:
     """Create a reproducible image with one layer from a root file system.
 
     Args:
@@ -68,6 +70,7 @@ def from_directory(root: Path, layout: Path, arch: str, variant: str = "") -> st
         layout: the layout to create.
         arch: architecture of the programs.
         variant: of the architecture, if any.
+        config: how the image starts, in the format of OCI's configuration.
 
     Returns:
         The digest of its manifest.
@@ -88,13 +91,13 @@ def from_directory(root: Path, layout: Path, arch: str, variant: str = "") -> st
     blob(layout, digest).parent.mkdir(parents=True)
     aside.replace(blob(layout, digest))
     platform = {"os": "linux", "architecture": arch} | ({"variant": variant} if variant else {})
-    config = {
-        **platform, "config": {},
+    whole = {
+        **platform, "config": config or {},
         "rootfs": {"type": "layers", "diff_ids": [digest]},
     }  # fmt: skip
     manifest = {
         "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "layers": [layer],
-        "config": _write_blob(layout, _encode(config), CONFIG_TYPE),
+        "config": _write_blob(layout, _encode(whole), CONFIG_TYPE),
     }  # fmt: skip
     descriptor = _write_blob(layout, _encode(manifest), MANIFEST_TYPE)
     write_index(layout, [{**descriptor, "platform": platform}])

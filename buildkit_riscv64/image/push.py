@@ -309,12 +309,15 @@ def _defects(artifacts: dist.Artifacts, target: Target, variant: Variant) -> Ite
         yield f"its digest is {image.digest}, expected {manifest['digest']}"
     if (image.platform.get("os"), image.platform.get("architecture")) != ("linux", target.arch):
         yield f"it is for {'/'.join(image.platform.values())}, expected linux/{target.arch}"
-    checksums = check.read(image).checksums
+    contents = check.read(image)
+    for difference in check.differences(image, contents, variant):
+        yield f"{difference} differs from this checkout"
     for command in dist.COMMANDS:
         binary = dist.directory(target) / dist.binary(command)
-        if checksums.get(command) != manifest["binaries"][command]:
+        checksum = contents.checksums.get(f"usr/bin/{command}")
+        if checksum != manifest["binaries"][command]:
             yield f"its {command} does not match its manifest"
-        if binary.is_file() and filesystem.sha256(binary) != checksums[command]:
+        if binary.is_file() and filesystem.sha256(binary) != checksum:
             yield f"its {command} differs from {filesystem.display_path(binary)}"
 
 

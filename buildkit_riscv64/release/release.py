@@ -207,7 +207,9 @@ def _require_verified(files: Sequence[Path], binaries: phase_status.PhaseStatus)
         contents.require_verified(archives, verified, f"run `invoke {task} --force` to rebuild it")
     for path in files:
         if path.name.endswith(".image.tar"):
-            archive.require_verified(path, verified)
+            rootless = path.name.startswith("buildkit-rootless-")
+            variant = Variant.ROOTLESS if rootless else Variant.ROOT
+            archive.require_verified(path, verified, variant)
 
 
 def _gather(

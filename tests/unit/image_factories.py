@@ -10,7 +10,15 @@ from typing import Any
 
 from buildkit_riscv64.core import dist, filesystem
 from buildkit_riscv64.core.arch import Target
-from buildkit_riscv64.image import base_image, build, engines, layout, variants
+from buildkit_riscv64.image import (
+    base_image,
+    build,
+    build_request,
+    check,
+    engines,
+    layout,
+    variants,
+)
 from buildkit_riscv64.image.packages import Package
 
 from .factories import COMMIT, elf
@@ -80,9 +88,15 @@ def make_image(
         (Path(root) / "usr/bin").mkdir(parents=True)
         for path in programs.values():
             shutil.copy(path, Path(root) / "usr/bin")
+        for name, file in build_request.configuration(options.variant).items():
+            (Path(root) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, Path(root) / name)
         (Path(root) / "variant").write_text(variant)
         (Path(root) / "payload").write_bytes(payload)
-        layout.from_directory(Path(root), folder / dist.LAYOUT, options.target.arch)
+        config: dict[str, Any] = {"Entrypoint": check.ENTRYPOINT}
+        if options.variant is variants.Variant.ROOTLESS:
+            config["User"] = "1000:1000"
+        layout.from_directory(Path(root), folder / dist.LAYOUT, options.target.arch, config=config)
     epoch = int(datetime.fromisoformat(created).timestamp())
     build._describe(options, folder, phase_1, PACKAGES, RECORD, epoch, updates=True)
     return folder

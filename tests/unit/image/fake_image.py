@@ -15,7 +15,7 @@ from typing import Any
 from buildkit_riscv64.core import dist
 from buildkit_riscv64.core.arch import Target
 from buildkit_riscv64.core.process import Result
-from buildkit_riscv64.image import base_image, build, check, engines, layout
+from buildkit_riscv64.image import base_image, build, build_request, check, engines, layout
 from buildkit_riscv64.image.container import DaemonRun
 from buildkit_riscv64.image.variants import Variant
 
@@ -82,8 +82,13 @@ class FakeImage:
             entry(f"usr/bin/{command}", (self.binaries.path / dist.binary(command)).read_bytes())
             for command in dist.COMMANDS
         ]
+        ours = [
+            entry(name, file.read_bytes(), mode=0o644)
+            for name, file in build_request.configuration(self.variant).items()
+        ]
         self.layers = [
             [
+                *ours,
                 directory("usr/bin"), directory("tmp", 0o1777), directory("var/log"), directory("etc/buildkit"),
                 entry("usr/bin/tini", program), entry("usr/sbin/docker-init", program),
                 entry("usr/lib/libc.so.6.1", elf("riscv64", needed="ld-linux-riscv64-lp64d.so.1")),
@@ -102,7 +107,7 @@ class FakeImage:
         words = {"version": "v0.32.2", "revision": COMMIT, "created": CREATED}
         self.annotations |= {f"{prefix}{name}": word for name, word in words.items()}
         self.config |= {
-            "Entrypoint": ["/usr/bin/tini", "-s", "--", "/usr/bin/buildkitd-entrypoint"],
+            "Entrypoint": check.ENTRYPOINT,
             "Env": ["PATH=/usr/local/bin:/usr/bin", "HOME=/"], "Volumes": {state: {}},
             "Healthcheck": {"Test": ["CMD", "buildctl", "debug", "workers"]},
             "Labels": dict(self.annotations),

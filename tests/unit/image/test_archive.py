@@ -6,12 +6,14 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildkit_riscv64.core import dist, filesystem
 from buildkit_riscv64.core.errors import CheckError
 from buildkit_riscv64.image import archive, layout
+from buildkit_riscv64.image.variants import Variant
 
 from ..image_factories import make_image
 
@@ -42,36 +44,55 @@ def rewrite(image: Path, change: Callable[[Path], object], again: Path) -> None:
 
 
 def test_the_verified_programs_pass(image: Path, verified: dict[str, str]) -> None:
-    archive.require_verified(image, verified)
+    archive.require_verified(image, verified, Variant.ROOT)
 
 
 def test_other_programs_are_refused(image: Path, verified: dict[str, str], tmp_path: Path) -> None:
     """An image that is complete and consistent, but of other programs."""
     (other,) = make_image(tmp_path / "other", version=OTHER_VERSION).glob("*.image.tar")
     with pytest.raises(CheckError, match="is not the verified program") as caught:
-        archive.require_verified(other, verified)
+        archive.require_verified(other, verified, Variant.ROOT)
     assert other.name in caught.value.brief
+
+
+def publish(directory: Path, found: layout.Image, manifest: dict[str, Any]) -> None:
+    """Let both lists of the archive name another manifest."""
+    described = layout._write_blob(directory, json.dumps(manifest).encode(), layout.MANIFEST_TYPE)
+    layout.write_index(directory, [{**found.descriptor, **described}])
+    loaded = [{**layout.docker_manifest(layout.load(directory)), "RepoTags": ["x"]}]
+    (directory / layout.DOCKER).write_text(json.dumps(loaded))
+
+
+def add_layer(directory: Path, name: str) -> None:
+    """Add a layer with a file."""
+    found = layout.load(directory)
+    file = directory.parent / "layer" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("#!/bin/sh\n")
+    layout.from_directory(directory.parent / "layer", directory.parent / "one", "riscv64")
+    added = layout.load(directory.parent / "one")
+    layer = added.manifest["layers"][0]
+    for blob in added.layers:
+        blob.rename(layout.blob(directory, layer["digest"]))
+    publish(directory, found, {**found.manifest, "layers": [*found.manifest["layers"], layer]})
 
 
 def shadow(directory: Path) -> None:
     """Add a layer with another buildctl that comes first on PATH."""
+    add_layer(directory, "usr/local/bin/buildctl")
+
+
+def another_entry_point(directory: Path) -> None:
+    """Add a layer with another entry point."""
+    add_layer(directory, "usr/bin/buildkitd-entrypoint")
+
+
+def another_start(directory: Path) -> None:
+    """Let the image start another program."""
     found = layout.load(directory)
-    root = directory.parent / "layer"
-    (root / "usr/local/bin").mkdir(parents=True)
-    (root / "usr/local/bin/buildctl").write_text("#!/bin/sh\n")
-    (directory / "index.json").unlink()
-    digest = layout.from_directory(root, directory.parent / "one", "riscv64")
-    added = layout.load(directory.parent / "one")
-    assert added.digest == digest
-    layer = added.manifest["layers"][0]
-    for blob in added.layers:
-        blob.rename(layout.blob(directory, layer["digest"]))
-    manifest = {**found.manifest, "layers": [*found.manifest["layers"], layer]}
-    content = json.dumps(manifest).encode()
-    described = layout._write_blob(directory, content, layout.MANIFEST_TYPE)
-    layout.write_index(directory, [{**found.descriptor, **described}])
-    loaded = [{**layout.docker_manifest(layout.load(directory)), "RepoTags": ["x"]}]
-    (directory / layout.DOCKER).write_text(json.dumps(loaded))
+    config = {**found.config, "config": {"Entrypoint": ["/usr/bin/buildkitd"]}}
+    described = layout._write_blob(directory, json.dumps(config).encode(), layout.CONFIG_TYPE)
+    publish(directory, found, {**found.manifest, "config": described})
 
 
 def another_list(directory: Path) -> None:
@@ -93,6 +114,8 @@ def damage(directory: Path) -> None:
     "change",
     [
         shadow,
+        another_entry_point,
+        another_start,
         another_list,
         damage,
         lambda directory: (directory / layout.DOCKER).unlink(),
@@ -104,15 +127,20 @@ def test_a_forged_archive_is_refused(
     image: Path, verified: dict[str, str], tmp_path: Path, change: Callable[[Path], object]
 ) -> None:
     rewrite(image, lambda _directory: None, tmp_path / "same")
-    archive.require_verified(image, verified)
+    archive.require_verified(image, verified, Variant.ROOT)
     rewrite(image, change, tmp_path / "forged")
     with pytest.raises(CheckError) as caught:
-        archive.require_verified(image, verified)
+        archive.require_verified(image, verified, Variant.ROOT)
     assert image.name in caught.value.brief
+
+
+def test_another_variant_is_refused(image: Path, verified: dict[str, str]) -> None:
+    with pytest.raises(CheckError, match="differs from this checkout"):
+        archive.require_verified(image, verified, Variant.ROOTLESS)
 
 
 def test_what_is_no_archive_is_refused(image: Path, verified: dict[str, str]) -> None:
     image.write_bytes(b"no archive")
     with pytest.raises(CheckError) as caught:
-        archive.require_verified(image, verified)
+        archive.require_verified(image, verified, Variant.ROOT)
     assert image.name in caught.value.brief

@@ -16,7 +16,7 @@ from buildkit_riscv64.core.check_results import Finding
 from buildkit_riscv64.core.console import Status
 from buildkit_riscv64.core.errors import CheckError, UsageError
 from buildkit_riscv64.core.process import Result
-from buildkit_riscv64.image import check, layout
+from buildkit_riscv64.image import build_request, check, layout
 from buildkit_riscv64.image.container import DaemonRun
 from buildkit_riscv64.image.variants import Variant
 
@@ -75,7 +75,7 @@ def test_good_image(either: FakeImage) -> None:
     assert {
         "schema", "target", "variant", "sha256", "complete", "nothing else", "BuildKit's commands",
         "those in dist/", "platform", "digest", "user",
-        "entrypoint", "no TCP without mutual TLS", "exposed ports", "PATH", "volumes",
+        "entrypoint", "our files", "no TCP without mutual TLS", "exposed ports", "PATH", "volumes",
         "health check", "label version", "label revision", "label created", "annotation version",
         "annotation revision", "annotation created", "created", "setuid and setgid",
         "file capabilities", "writable for all", "secrets", "caches", "devices", "removed again",
@@ -85,6 +85,15 @@ def test_good_image(either: FakeImage) -> None:
         f"{f.subject}: {f.check}" for f in findings
     }
     check.require_good(place, either.variant, TARGET)
+
+
+@pytest.mark.parametrize("path", build_request.configuration(Variant.ROOTLESS))
+def test_another_configuration(either: FakeImage, path: str) -> None:
+    """A higher layer replaces one of our files, or removes it."""
+    either.add(entry(path, b"other"))
+    either.finish()
+    wrong = [one for one in reported(examine(either)) if path in one]
+    assert len(wrong) == (path in build_request.configuration(either.variant))
 
 
 def test_refusal_names_the_image(fake: FakeImage) -> None:

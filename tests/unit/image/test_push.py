@@ -356,6 +356,13 @@ def another_layout(directory: Path) -> None:
     edit_manifest(directory, lambda manifest: manifest.update(files=dist.record(directory, names)))
 
 
+def another_start(directory: Path) -> None:
+    """A consistent image of other programs, whose manifest has its digest."""
+    another_layout(directory)
+    digest = layout.load(directory / dist.LAYOUT).digest
+    edit_manifest(directory, lambda manifest: manifest.update(digest=digest))
+
+
 @pytest.mark.parametrize(
     ("damage", "output"),
     [
@@ -367,6 +374,7 @@ def another_layout(directory: Path) -> None:
         (change_layer, "its files"),
         (change_layer_secretly, "is damaged"),
         (another_layout, "its digest is sha256:"),
+        (another_start, "differs from this checkout"),
         (lambda f: edit_manifest(f, lambda m: m["binaries"].update(buildctl="0" * 64)), "buildctl does not match"),
         (lambda f: f.parents[1].joinpath("bin/buildkitd").write_text("new"), "buildkitd differs from"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildkit_riscv64.core import dist, project
+from buildkit_riscv64.core.console import size
 from buildkit_riscv64.image import report
 from buildkit_riscv64.image.build import ImageResult
 from buildkit_riscv64.image.variants import Variant
@@ -44,7 +45,7 @@ def test_build(
     for text in (output.err, page):
         for what in ("Debian's packages", "BuildKit", "all", "compressed", "unpacked"):
             assert what in text
-        assert f"{image.manifest['layers'][0]['size']} B" in text
+        assert size(image.manifest["layers"][0]["size"]) in text
         assert "rootless" not in text
 
 
