@@ -29,6 +29,7 @@ ns = Collection(
     packages.build_packages,
     packages.publish_repo,
     release.release,
+    release.verify_release,
     upstream.track_releases,
     upstream.notify_build,
     machine.on,

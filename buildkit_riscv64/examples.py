@@ -40,6 +40,10 @@ EXAMPLES = {
         "invoke publish-repo --unsigned",
     ),
     "release": ("invoke --dry release", "invoke release --tag v0.32.2 --repository example/buildkit-riscv64"),
+    "verify-release": (
+        "invoke verify-release ~/Downloads/v0.32.2",
+        "invoke verify-release v0.32.2 --repository example/buildkit-riscv64",
+    ),
     "track-releases": ("invoke --dry track-releases", "invoke track-releases --repository example/buildkit-riscv64"),
     "notify-build": ("invoke notify-build failure", "invoke --dry notify-build success"),
     "on": ("invoke on riscv64 -- build-binaries", "invoke on riscv64 -- nox -s unit",

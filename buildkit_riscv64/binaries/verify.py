@@ -190,6 +190,30 @@ def _log_plan(target: Target, how: str) -> None:
     log(f"{'would compile' if dry_run.active() else 'compiling'} {target.name} again, {how}")
 
 
+def compile_again(artifacts: dist.Artifacts, target: Target) -> dict[str, Any] | None:
+    """Compile the binaries in any directory again on this machine, and compare.
+
+    Args:
+        artifacts: the binaries.
+        target: their target.
+
+    Returns:
+        The verdict; None under `--dry`.
+
+    Raises:
+        MismatchError: the bytes differ.
+        SourceError: they come from other sources than the pins of this checkout.
+    """
+    here = Architecture.here()
+    native = target.arch is here
+    _log_plan(target, f"on {here}, only to compare")
+    extra = target.go_level() if native else {"GOARCH": str(target.arch), **target.go_level()}
+    verdict = _compile_again(artifacts, target, extra, fresh_cache=native)
+    if verdict is not None:
+        _judge(verdict, "compiling again")
+    return verdict
+
+
 def _rebuild(target: Target) -> dict[str, Any] | None:
     """Compile again without caches, in another directory, and compare.
 

@@ -17,13 +17,16 @@ from . import check, layout
 from .variants import Variant
 
 
-def require_verified(archive: Path, verified: Mapping[str, str], variant: Variant) -> None:
+def require_verified(archive: Path, verified: Mapping[str, str], variant: Variant) -> str:
     """Refuse an archive of other commands, or of another configuration than this checkout's.
 
     Args:
         archive: as :func:`buildkit_riscv64.image.layout.archive` writes it.
         verified: the sha256 of each program, by its name.
         variant: the variant that it should be.
+
+    Returns:
+        The digest of the image.
 
     Raises:
         CheckError: a file differs or is missing, or the archive cannot be read.
@@ -51,3 +54,4 @@ def require_verified(archive: Path, verified: Mapping[str, str], variant: Varian
         places = [path for path in contents.modes if Path(path).name == command]
         if places != [place] or contents.checksums.get(place) != verified[command]:
             raise CheckError(f"{name}: {command} is not the verified program", check.REMEDY)
+    return image.digest

@@ -99,16 +99,21 @@ def cross_check(binaries: dist.Artifacts, target: Target) -> Iterator[str]:
         yield f"it ran on {target.arch} too"
     if not found["identical"]:
         yield "the other machine compiled different binaries"
-    confirmed = {
+    compared = confirmed(found)
+    for name, file in binaries.files.items():
+        if name.startswith("bin/") and compared.get(name) != file["sha256"]:
+            yield f"it does not confirm {name}"
+
+
+def confirmed(found: Mapping[str, Any]) -> dict[str, str]:
+    """The programs that a verdict confirms: the sha256 of each, by its path in `dist/`."""
+    return {
         file["name"]: file["artifact_sha256"]
         for file in found["files"]
         if file["artifact_sha256"] == file["compiled_again_sha256"]
     } | {
         # Programs with C code are compared by their build information.
-        one["name"]: one.get("artifact_sha256")
+        one["name"]: one.get("artifact_sha256", "")
         for one in found.get("compared_by_record", [])
         if not one["differences"]
     }
-    for name, file in binaries.files.items():
-        if name.startswith("bin/") and confirmed.get(name) != file["sha256"]:
-            yield f"it does not confirm {name}"

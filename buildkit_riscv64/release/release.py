@@ -117,8 +117,8 @@ def tag_of(version: str, revision: int) -> str:
     return version if revision == 1 else f"{version}-{revision}"
 
 
-def _order(tag: str) -> Version | None:
-    """A tag's sort key; None for a tag that is not ours."""
+def order(tag: str) -> Version | None:
+    """The sort key of a tag; None for a tag that is not ours."""
     try:
         version, _, revision = tag.partition("-")
         return Version(f"{release_tag(version)}.post{int(revision or 1)}")
@@ -189,27 +189,35 @@ def _take(asset: Asset, stage: Path) -> dict[str, Any]:
     return {**record, "what": asset.what}
 
 
-def _require_verified(files: Sequence[Path], binaries: phase_status.PhaseStatus) -> None:
-    """Compare every program inside the files of a release with the binaries of phase 1.
+def require_verified(files: Sequence[Path], verified: Mapping[str, str]) -> dict[Variant, str]:
+    """Compare every program inside the files of a release with the verified programs.
 
     Args:
         files: the files that are published, not those in `dist/` that they come from.
-        binaries: the verified binaries.
+        verified: the sha256 of each program, by its name.
+
+    Returns:
+        The digest of the image in each archive.
 
     Raises:
         CheckError: a file contains another program, or lacks one.
         MissingRequirementError: a tool that reads packages is missing.
     """
-    assert binaries.artifacts is not None
-    verified = packages.verified_programs(binaries.artifacts)
     for suffix, task in ((".gz", "build-binaries"), (".deb", "build-packages"), (".rpm", "build-packages")):  # fmt: skip
         archives = [path for path in files if path.suffix == suffix]
         contents.require_verified(archives, verified, f"run `invoke {task} --force` to rebuild it")
+    digests = {}
     for path in files:
         if path.name.endswith(".image.tar"):
             rootless = path.name.startswith("buildkit-rootless-")
             variant = Variant.ROOTLESS if rootless else Variant.ROOT
-            archive.require_verified(path, verified, variant)
+            digests[variant] = archive.require_verified(path, verified, variant)
+    return digests
+
+
+def prefix_of(description: Mapping[str, Any]) -> str:
+    """The start of the names of a release's files."""
+    return f"buildkit-{description['version']}.{description['target']}"
 
 
 def _gather(
@@ -226,8 +234,13 @@ def _gather(
     taken = assets(options.target, phases)
     files = [_take(asset, stage) for asset in taken]
     staged = [asset.path if dry_run.active() else stage / asset.name for asset in taken]
-    _require_verified(staged, phases[0])
-    manifest = phases[0].manifest
+    named = {phase.name: phase for phase in phases}
+    binaries = named["binaries"].artifacts
+    assert binaries is not None
+    for variant, digest in require_verified(staged, packages.verified_programs(binaries)).items():
+        if digest != named[f"{variant} image"].manifest["digest"]:
+            raise CheckError(f"the archive of the {variant} image is not the validated image")
+    manifest = binaries.manifest
     tag = tag_of(manifest["version"], options.revision)
     description: dict[str, Any] = {
         "release_version": 1,
@@ -237,7 +250,7 @@ def _gather(
         "key": signer.fingerprint if signer else None,
         "files": files,
     }
-    text = notes.render(description, {phase.name: phase for phase in phases})
+    text = notes.render(description, named)
     (stage / NOTES).write_text(text, encoding="utf-8")
     if signer:
         (stage / PUBLIC_KEY).write_text(signer.public_key())
@@ -280,12 +293,12 @@ def _compare(description: Mapping[str, Any], release: Mapping[str, Any]) -> None
 def _newest(tag: str, releases: Iterable[Mapping[str, Any]]) -> bool:
     """True when no stable release is newer than this one."""
     others = [
-        order
+        number
         for one in releases
         if not one["draft"] and not one["prerelease"] and one["tag_name"] != tag
-        if (order := _order(one["tag_name"]))
+        if (number := order(one["tag_name"]))
     ]
-    ours = _order(tag)
+    ours = order(tag)
     return ours is not None and all(ours > other for other in others)
 
 
@@ -409,8 +422,8 @@ def _published(tag: str, releases: Iterable[dict[str, Any]]) -> dict[str, Any] |
     return next((one for one in releases if one["tag_name"] == tag and not one["draft"]), None)
 
 
-def _for_gh() -> dict[str, str]:
-    """The environment for gh: GitHub's address and the token."""
+def for_gh() -> dict[str, str]:
+    """The environment of gh: the address of GitHub, and the token."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("GH_")}
     return process.environment(
         {**ours, "GH_TOKEN": github_client.token(), "GH_PROMPT_DISABLED": "1"}
@@ -445,6 +458,6 @@ def _publish(
     ]  # fmt: skip
     with step(f"publishing {tag} in {name}"):
         process.run(
-            command, env=_for_gh(), title=f"gh release create {tag}", error=NetworkError,
+            command, env=for_gh(), title=f"gh release create {tag}", error=NetworkError,
             hint="see gh's output above; nothing was published: run it again",
         )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..core import dist, filesystem
 from ..core.arch import Architecture, Target
 from ..core.console import count, duration, emit_json, log, size, table
-from . import phase_status, release, status
+from . import gate, phase_status, release, status, verification
 
 _HEADER = ("phase", "", "version", "made on", "when", "sha256")
 
@@ -74,3 +74,27 @@ def released(outcome: release.ReleaseResult, *, json: bool) -> None:
         log(f"the files are in {filesystem.display_path(outcome.artifacts.path)}/, {duration(outcome.seconds)} in all")  # fmt: skip
     else:
         log("nothing was published")
+
+
+def verified(found: verification.Verification, *, json: bool) -> None:
+    """Print what a verification has confirmed."""
+    if json:
+        emit_json(found.as_json())
+    described = found.description
+    if found.verdict:
+        header = ("program", "sha256", "compared")
+        by_record = {one["name"] for one in found.verdict.get("compared_by_record", [])}
+        rows = [
+            (name, sha256, "by its build information" if name in by_record else "every byte")
+            for name, sha256 in gate.confirmed(found.verdict).items()
+        ]
+        table(header, rows, title=described["title"])
+    log(f"signed by {found.fingerprint}: compare it with one that you got in another way")
+    if found.verdict is None:
+        log(f"{described['tag']}: nothing was compiled")
+        return
+    machine = found.verdict["checked_on"]
+    log(
+        f"{described['tag']} is verified: compiled again on {machine['arch']}"
+        f" ({machine['execution']}), {duration(found.seconds)} in all"
+    )

@@ -77,3 +77,44 @@ def release(
         yes=yes or settings.yes,
     )  # fmt: skip
     report.released(run(options), json=json)
+
+
+@command(
+    changes="caches of this project; installs missing packages",
+    positional=["release"],
+    help={
+        "release": "A directory with all files of a release, or the tag of a release to download.",
+        "fingerprint": "The fingerprint that the signing key must have. Default: any; compare it"
+        " yourself.",
+        "repository": _REPOSITORY,
+        "yes": YES,
+        "json": "Print the result as JSON on stdout.",
+    },
+)
+def verify_release(
+    context: Any,
+    release: str,
+    fingerprint: str = "",
+    repository: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Verify a release: its signature, and each program by compiling it again.
+
+    Compiles the programs of the release on this machine, of any architecture, and
+    compares every byte. Opens the tarball, the packages and the images: they must
+    contain exactly these programs and the configuration of this checkout. Checks
+    that the evidence is for them. Needs a checkout of the release's tag and no
+    dist/. Compiling takes minutes.
+
+    Downloads a tag with `gh`, which reads the token from GH_TOKEN. Exit code 7: a
+    file is damaged, not signed or not what it claims to be; 8: a program is not
+    what its source compiles to.
+    """
+    from ..core import config
+    from . import report
+    from .verification import verify_release as run
+
+    settings = config.read(context.config)
+    found = run(release, fingerprint=fingerprint, repository=repository, yes=yes or settings.yes)
+    report.verified(found, json=json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from buildkit_riscv64.binaries import verify
 from buildkit_riscv64.core import dist, project
-from buildkit_riscv64.core.errors import MismatchError, NetworkError
+from buildkit_riscv64.core.errors import CheckError, MismatchError, NetworkError
 from buildkit_riscv64.packages import signing
 from buildkit_riscv64.release import release as releases
 from buildkit_riscv64.release.release import ReleaseOptions
+from buildkit_riscv64.release.verification import verify_release
 from buildkit_riscv64.testing.pytest_plugin import needs
 from buildkit_riscv64.validation.environment.waiting import BOUND, eventually
 
@@ -54,7 +57,14 @@ def run() -> releases.ReleaseResult:
     return releases.release(ReleaseOptions(target=TARGET, yes=True))
 
 
-def test_verify_a_release(releasable: Path, hub: Hub, ring: Keyring, tmp_path: Path) -> None:  # noqa: F811 # fmt: skip
+def test_verify_a_release(
+    releasable: Path,
+    hub: Hub,
+    ring: Keyring,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("downloaded")
     outcome = run()
     assert (outcome.state, outcome.latest) == ("released", True)
     (published,) = hub.ours.releases
@@ -68,7 +78,23 @@ def test_verify_a_release(releasable: Path, hub: Hub, ring: Keyring, tmp_path: P
     }  # fmt: skip
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", dist.SUMS], cwd=tmp_path, check=True)  # fmt: skip
     assert ring.verifies(tmp_path / releases.SIGNATURE, tmp_path / dist.SUMS)
-    assert outcome.description["key"] in ring.gpg("--with-colons", "--show-keys", tmp_path / releases.PUBLIC_KEY)  # fmt: skip
+    key = outcome.description["key"]
+    assert key in ring.gpg("--with-colons", "--show-keys", tmp_path / releases.PUBLIC_KEY)
+    # The unit tests compile nothing, so their programs are compared by the verdict.
+    verdict = json.loads((releasable / dist.VERDICT).read_text())
+    monkeypatch.setattr(verify, "compile_again", lambda *_: verdict)
+    verified = verify_release(str(tmp_path), fingerprint=key)
+    assert (verified.fingerprint, verified.verdict) == (key, verdict)
+    # Another key signs the same files.
+    other = ring.make("Somebody else <else@example.org>")
+    signature = tmp_path / releases.SIGNATURE
+    signature.unlink()
+    ring.gpg("--armor", "--local-user", other, "--detach-sign", "--output", signature, tmp_path / dist.SUMS)  # fmt: skip
+    with pytest.raises(CheckError, match="signature"):
+        verify_release(str(tmp_path))
+    (tmp_path / releases.PUBLIC_KEY).write_text(ring.public(other))
+    with pytest.raises(CheckError, match=releases.PUBLIC_KEY):
+        verify_release(str(tmp_path))
 
 
 def test_release_again_and_with_different_content(releasable: Path, hub: Hub) -> None:  # noqa: F811

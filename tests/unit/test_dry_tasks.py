@@ -72,6 +72,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "test": ("--yes", "--session unit"),
     "track-releases": ("", "--json"),
     "validate": ("--yes", "--only standalone"),
+    "verify-release": ("v0.32.2 --repository me/buildkit",),
     "verify-binaries": ("", "--rebuild", "--cross-check --target linux-amd64"),
 }  # fmt: skip
 

@@ -61,7 +61,7 @@ def test_the_names_of_phase_3() -> None:
 
 def test_the_names_of_phase_4() -> None:
     assert {
-        "status", "build-packages", "publish-repo", "release", "track-releases", "notify-build",
+        "status", "build-packages", "publish-repo", "release", "verify-release", "track-releases", "notify-build",
         "pins.update-go",
     } <= TASKS.keys()  # fmt: skip
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from buildkit_riscv64.packages import contents, signing
 from buildkit_riscv64.release import gate, phase_status, report
 from buildkit_riscv64.release import release as releases
 from buildkit_riscv64.release.release import ReleaseOptions
-from buildkit_riscv64.system import apt
 
 from ...fake_github import OURS, Hub, release
 from ...pages import blocks_of, closed_files
@@ -48,43 +46,6 @@ NAMES = [
     f"{PREFIX}.evidence.json",
     f"{PREFIX}.evidence.html",
 ]
-
-
-class Signer:
-    """A fake signer."""
-
-    fingerprint = "F" * 40
-
-    def sign_detached(self, path: Path) -> Path:
-        signature = path.with_name(f"{path.name}.asc")
-        signature.write_text("signed")
-        return signature
-
-    def public_key(self) -> str:
-        return "the key"
-
-
-@pytest.fixture
-def signer(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextlib.contextmanager
-    def opened(key: str = "") -> Iterator[Signer]:
-        yield Signer()
-
-    monkeypatch.setattr(signing, "opened", opened)
-    monkeypatch.setattr(apt, "ensure_installed", lambda tools, yes: None)
-
-
-@pytest.fixture
-def gh(commands: Commands, signer: None, hub: Hub) -> Commands:
-    """A fake gh that creates the release."""
-
-    def create(words: list[str]) -> None:
-        tag, files = words[3], [Path(word) for word in words if word.startswith(os.sep)]
-        assets = [{"name": p.name, "digest": f"sha256:{filesystem.sha256(p)}"} for p in files]
-        hub.ours.releases.insert(0, release(tag, assets=assets))
-
-    commands.answer("gh", "release", "create", does=create)
-    return commands
 
 
 def run(*, dry: bool = False, **changes: Any) -> releases.ReleaseResult:
