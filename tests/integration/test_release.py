@@ -58,7 +58,7 @@ def run() -> releases.ReleaseResult:
 
 
 def test_verify_a_release(
-    releasable: Path,
+    releasable: Path,  # noqa: F811
     hub: Hub,
     ring: Keyring,
     tmp_path_factory: pytest.TempPathFactory,
