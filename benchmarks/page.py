@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
-from benchmarks import ratios, records
+from benchmarks import measure, ratios, records
 from benchmarks.records import METRICS, display
-from buildkit_riscv64.core import filesystem, html
+from buildkit_riscv64.core import filesystem, html, schemas
+from buildkit_riscv64.core.console import count
 from buildkit_riscv64.core.errors import CheckError
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ _AROUND = 74
 _BESIDE = 44
 #: The possible ranges of a plot, in percent.
 _SCALES = (10, 20, 50, 100)
+#: For each measurement the case of its headline; its beginning and its baseline in words.
+_HEADLINES = {
+    "build-binaries": ("cold", "A cold build takes", "two plain builds"),
+    "image": (
+        "root, compressed",
+        "The compressed root image has",
+        "a plain image of Debian's packages",
+    ),
+    "machine": ("round trip", "A command in the machine takes", "the same command over plain ssh"),
+}
 
 
 def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.graph.Graph:
@@ -63,16 +74,26 @@ def _percent(ratio: float, most: int) -> float:
     return max(-most, min(most, (ratio - 1) * 100))
 
 
-def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
-    """A bar for each case: the difference of ours to the other in percent, with its interval."""
+def _scale(compared: Iterable[ratios.Ratio]) -> int:
+    """The range of a plot, in percent, in which every interval fits."""
+    ends = (end for one in compared for end in (one.low, one.high))
+    widest = max((abs(end - 1) * 100 for end in ends), default=0)
+    # Longer bars end at the edge; a wide range would hide small ones.
+    return next((scale for scale in _SCALES if widest <= scale), _SCALES[-1])
+
+
+def over_cases(compared: Sequence[tuple[str, ratios.Ratio]], most: int) -> str:
+    """A bar for each case: the difference of ours to the other in percent, with its interval.
+
+    Args:
+        compared: the name and the ratio of each case.
+        most: the range of the plot, in percent.
+    """
     import pygal
 
-    widest = max(abs(end - 1) * 100 for _, one in compared for end in (one.low, one.high))
-    # Longer bars end at the edge; a wide range would hide small ones.
-    most = next((scale for scale in _SCALES if widest <= scale), _SCALES[-1])
     chart = _chart(
         pygal.HorizontalBar, height=_ROW * len(compared) + _AROUND, print_values=False,
-        value_formatter=lambda value: f"{value:+.0f} %", truncate_label=-1, zero=0,
+        value_formatter=lambda value: f"{value:+.0f} %" if round(value) else "0 %", truncate_label=-1, zero=0,
         range=(-most, most),
     )  # fmt: skip
     chart.y_labels = [-most, 0, most]
@@ -117,21 +138,73 @@ def _rows(run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**vars(row), "case": case, "verdict": row.verdict[1]}
 
 
-def _run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A run with its table and plots."""
+def _sentence(metric: str, other: str, compared: Sequence[ratios.Ratio]) -> str:
+    """A comparison in words.
+
+    Args:
+        metric: the metric, as in `records.METRICS`.
+        other: the label of the baseline.
+        compared: the ratio of each case.
+    """
+    by_verdict: dict[str, list[ratios.Ratio]] = {}
+    for one in sorted(compared, key=lambda ratio: ratio.median):
+        by_verdict.setdefault(one.verdict, []).append(one)
+    total = f" of {count(len(compared), 'case')}"
+    name = METRICS[metric]
+    said = []
+    for verdict in ("less", "more"):
+        if found := by_verdict.get(verdict):
+            ends = dict.fromkeys(one.short for one in (found[0], found[-1]))
+            what = "" if said else f" of the {name} of {other}"
+            said.append(f"{' to '.join(ends)}{what} in {len(found)}{total}")
+    text = [f"Ours takes {', and '.join(said)}."] if said else []
+    if same := by_verdict.get("none shown"):
+        between = "" if said else f" in {name} between ours and {other}"
+        text.append(f"No difference{between} was shown in {len(same)}{total}.")
+    if few := by_verdict.get("too few runs"):
+        text.append(f"{len(few)}{total} had too few runs to compare the {name}.")
+    return " ".join(text)
+
+
+def _comparison(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison with its sentences, table and plots."""
     by_metric: dict[str, list[tuple[str, ratios.Ratio]]] = {}
     for case, metric, ratio in records.compare(run):
         by_metric.setdefault(metric, []).append((case["name"], ratio))
+    labels = [one["label"] for one in run["binaries"]]
+    metrics = sorted(by_metric, key=list(METRICS).index)
+    most = _scale(ratio for compared in by_metric.values() for _, ratio in compared)
     return {
-        **run, "rows": list(_rows(run)),
-        "labels": [one["label"] for one in run["binaries"]],
+        **run, "rows": list(_rows(run)), "labels": labels,
+        "sentences": [
+            _sentence(metric, labels[1], [ratio for _, ratio in by_metric[metric]])
+            for metric in metrics
+        ],
         "skipped": [case for case in run["cases"] if "skipped" in case],
         "plots": [
-            {"title": METRICS[metric], "svg": over_cases(compared)}
-            for metric, compared in by_metric.items()
+            {"title": METRICS[metric], "svg": over_cases(by_metric[metric], most)}
+            for metric in metrics
             if metric != "size_bytes"
         ],
     }  # fmt: skip
+
+
+def _measurement(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement of one of this project's commands, each case in words."""
+    rows = []
+    headline = result["name"]
+    chosen, subject, baseline = _HEADLINES.get(result["name"], ("", "", ""))
+    for case in result["cases"]:
+        ours = case["samples"]["ours"]
+        shares = {
+            label: f"{measure.typical(ours) / middle:.2f} of the {METRICS[measure.metric(theirs)]}"
+            for label, theirs in case["samples"].items()
+            if label != "ours" and (middle := measure.typical(theirs))
+        }
+        if case["name"] == chosen and shares:
+            headline = f"{subject} {next(iter(shares.values()))} of {baseline}"
+        rows.append({**case, "ours": measure.display(ours), "shares": shares})
+    return {**result, "rows": rows, "headline": headline}
 
 
 def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -156,8 +229,15 @@ def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return plots
 
 
-def render(results: Sequence[Mapping[str, Any]]) -> str:
-    """Render all results as a page."""
+def render(
+    results: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Render all results as a page.
+
+    Args:
+        results: the results of `invoke benchmark`, one for each kind of machine.
+        measurements: the measurements of this project's own commands.
+    """
     from markupsafe import Markup
 
     machines = []
@@ -168,10 +248,16 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
             host = run["host"]
             groups.setdefault(f"{host['cpus']} x {host['cpu']}", []).append(run)
         machines += [
-            {"host": runs[-1]["host"], "runs": [_run(run) for run in reversed(runs)], "trend": _trend(runs)}
+            {
+                "host": runs[-1]["host"], "trend": _trend(runs),
+                "comparisons": [_comparison(one) for one in records.comparisons(runs)],
+            }
             for runs in groups.values()
         ]  # fmt: skip
-    return html.render(_TEMPLATE, {"svg": Markup}, machines=machines)
+    return html.render(
+        _TEMPLATE, {"svg": Markup}, machines=machines,
+        measurements=[_measurement(one) for one in measurements],
+    )  # fmt: skip
 
 
 def write(results: Path, output: Path) -> Path:
@@ -192,10 +278,15 @@ def write(results: Path, output: Path) -> Path:
         raise CheckError(
             f"no results in {filesystem.display_path(results)}", "run `invoke benchmark` first"
         )
+    others = [
+        records.load(path, schemas.MEASUREMENT)
+        for path in sorted(results.glob("*.json"))
+        if path not in paths
+    ]
     page = output / html.INDEX
     # Do not change the modes of other files in the directory.
     public = page if output.exists() else output
     output.mkdir(parents=True, exist_ok=True)
-    filesystem.write_whole(page, render([records.load(path) for path in paths]))
+    filesystem.write_whole(page, render([records.load(path) for path in paths], others))
     filesystem.make_public(public)
     return page

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import ratios
+from benchmarks import definitions, ratios
 from benchmarks.measure import RESULTS
 from buildkit_riscv64.core import filesystem, schemas
 from buildkit_riscv64.core.console import size
@@ -25,15 +25,19 @@ METRICS = {
 }  # fmt: skip
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, schema: Path = schemas.BENCHMARK) -> dict[str, Any]:
     """Read results.
+
+    Args:
+        path: the file.
+        schema: the schema of the results.
 
     Raises:
         CheckError: the results do not match the schema.
     """
     try:
         results = json.loads(path.read_text())
-        wrong = schemas.validation_error(results, schemas.BENCHMARK)
+        wrong = schemas.validation_error(results, schema)
     except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
@@ -77,6 +81,29 @@ def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ra
             ratio = ratios.of(ours, theirs, exact=metric == "size_bytes")
             if ratio:
                 yield case, metric, ratio
+
+
+def comparisons(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of the same binaries on the same machine, merged: the newest figures of each case.
+
+    Counted instructions are a comparison of their own.
+    """
+    merged: dict[Any, dict[str, Any]] = {}
+    order = {case.name: number for number, case in enumerate(definitions.load())}
+    for run in runs:
+        for counted in (False, True):
+            cases = {
+                case["name"]: case
+                for case in run["cases"]
+                if ("instructions" in case.get("metrics", [])) is counted
+            }
+            if cases:
+                key = (json.dumps([run["binaries"], run["host"]]), counted)
+                known = merged.get(key, {"cases": []})["cases"]
+                cases = {case["name"]: case for case in known} | cases
+                names = sorted(cases, key=lambda name: (order.get(name, len(order)), name))
+                merged[key] = {**run, "cases": [cases[name] for name in names]}
+    return list(merged.values())
 
 
 def display(metric: str, value: float) -> str:
