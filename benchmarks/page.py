@@ -11,7 +11,6 @@ from xml.etree.ElementTree import Element
 from benchmarks import measure, ratios, records
 from benchmarks.records import METRICS, display
 from buildkit_riscv64.core import filesystem, html, schemas
-from buildkit_riscv64.core.console import count
 from buildkit_riscv64.core.errors import CheckError
 
 if TYPE_CHECKING:
@@ -138,52 +137,18 @@ def _rows(run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**vars(row), "case": case, "verdict": row.verdict[1]}
 
 
-def _sentence(metric: str, other: str, compared: Sequence[ratios.Ratio]) -> str:
-    """A comparison in words.
-
-    Args:
-        metric: the metric, as in `records.METRICS`.
-        other: the label of the baseline.
-        compared: the ratio of each case.
-    """
-    by_verdict: dict[str, list[ratios.Ratio]] = {}
-    for one in sorted(compared, key=lambda ratio: ratio.median):
-        by_verdict.setdefault(one.verdict, []).append(one)
-    total = f" of {count(len(compared), 'case')}"
-    name = METRICS[metric]
-    said = []
-    for verdict in ("less", "more"):
-        if found := by_verdict.get(verdict):
-            ends = dict.fromkeys(one.short for one in (found[0], found[-1]))
-            what = "" if said else f" of the {name} of {other}"
-            said.append(f"{' to '.join(ends)}{what} in {len(found)}{total}")
-    text = [f"Ours takes {', and '.join(said)}."] if said else []
-    if same := by_verdict.get("none shown"):
-        between = "" if said else f" in {name} between ours and {other}"
-        text.append(f"No difference{between} was shown in {len(same)}{total}.")
-    if few := by_verdict.get("too few runs"):
-        text.append(f"{len(few)}{total} had too few runs to compare the {name}.")
-    return " ".join(text)
-
-
 def _comparison(run: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison with its sentences, table and plots."""
-    by_metric: dict[str, list[tuple[str, ratios.Ratio]]] = {}
-    for case, metric, ratio in records.compare(run):
-        by_metric.setdefault(metric, []).append((case["name"], ratio))
+    by_metric = records.by_metric(run)
     labels = [one["label"] for one in run["binaries"]]
-    metrics = sorted(by_metric, key=list(METRICS).index)
     most = _scale(ratio for compared in by_metric.values() for _, ratio in compared)
     return {
         **run, "rows": list(_rows(run)), "labels": labels,
-        "sentences": [
-            _sentence(metric, labels[1], [ratio for _, ratio in by_metric[metric]])
-            for metric in metrics
-        ],
+        "sentences": records.sentences(run),
         "skipped": [case for case in run["cases"] if "skipped" in case],
         "plots": [
-            {"title": METRICS[metric], "svg": over_cases(by_metric[metric], most)}
-            for metric in metrics
+            {"title": METRICS[metric], "svg": over_cases(compared, most)}
+            for metric, compared in by_metric.items()
             if metric != "size_bytes"
         ],
     }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import definitions, ratios
 from benchmarks.measure import RESULTS
 from buildkit_riscv64.core import filesystem, schemas
-from buildkit_riscv64.core.console import size
+from buildkit_riscv64.core.console import count, size
 from buildkit_riscv64.core.errors import CheckError
 
 NAME = "builds"
@@ -81,6 +81,51 @@ def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ra
             ratio = ratios.of(ours, theirs, exact=metric == "size_bytes")
             if ratio:
                 yield case, metric, ratio
+
+
+def by_metric(run: Mapping[str, Any]) -> dict[str, list[tuple[str, ratios.Ratio]]]:
+    """For each metric in the order of METRICS: the name and the ratio of each case."""
+    found: dict[str, list[tuple[str, ratios.Ratio]]] = {metric: [] for metric in METRICS}
+    for case, metric, ratio in compare(run):
+        found[metric].append((case["name"], ratio))
+    return {metric: compared for metric, compared in found.items() if compared}
+
+
+def sentences(run: Mapping[str, Any]) -> list[str]:
+    """A comparison in words, a paragraph for each metric; empty without a baseline."""
+    other = run["binaries"][-1]["label"]
+    return [
+        sentence(metric, other, [ratio for _, ratio in compared])
+        for metric, compared in by_metric(run).items()
+    ]
+
+
+def sentence(metric: str, other: str, compared: Sequence[ratios.Ratio]) -> str:
+    """A comparison in words.
+
+    Args:
+        metric: the metric, as in METRICS.
+        other: the label of the baseline.
+        compared: the ratio of each case.
+    """
+    by_verdict: dict[str, list[ratios.Ratio]] = {}
+    for one in sorted(compared, key=lambda ratio: ratio.median):
+        by_verdict.setdefault(one.verdict, []).append(one)
+    total = f" of {count(len(compared), 'case')}"
+    name = METRICS[metric]
+    said: list[str] = []
+    for verdict in ("less", "more"):
+        if found := by_verdict.get(verdict):
+            ends = dict.fromkeys(one.short for one in (found[0], found[-1]))
+            what = "" if said else f" of the {name} of {other}"
+            said.append(f"{' to '.join(ends)}{what} in {len(found)}{total}")
+    text = [f"Ours takes {', and '.join(said)}."] if said else []
+    if same := by_verdict.get("none shown"):
+        between = "" if said else f" in {name} between ours and {other}"
+        text.append(f"No difference{between} was shown in {len(same)}{total}.")
+    if few := by_verdict.get("too few runs"):
+        text.append(f"{len(few)}{total} had too few runs to compare the {name}.")
+    return " ".join(text)
 
 
 def comparisons(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

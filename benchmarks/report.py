@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import measure, records
 from buildkit_riscv64.core import project
-from buildkit_riscv64.core.console import size
+from buildkit_riscv64.core.console import count, size
 
 PAGE = project.ROOT / "docs" / "benchmarks.md"
 #: The findings, written by hand, above the tables of the page.
@@ -102,7 +102,7 @@ def _run(run: dict[str, Any]) -> str:
     host = run["host"]
     return "\n".join(
         [
-            f"## {' baseline '.join(labels)}: {host['execution']}",
+            f"## {' against '.join(labels)}: {host['execution']}",
             "",
             f"{run['date'][:10]}, on {host['cpus']} x {host['cpu']}, linux/{host['arch']},"
             f" {size(host['memory_bytes'])}, {host['distribution']}, {host['kernel']},"
@@ -113,9 +113,15 @@ def _run(run: dict[str, Any]) -> str:
             )
             + ".",
             "",
+            *(f"- {one}" for one in records.sentences(run)),
+            "",
+            f"<details><summary>All {count(len(rows), 'row')}</summary>",
+            "",
             f"| {' | '.join(header)} |",
             f"|{' --- |' * len(header)}",
             *rows,
+            "",
+            "</details>",
             *(["", *skipped] if skipped else []),
             "",
         ]

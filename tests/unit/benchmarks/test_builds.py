@@ -232,7 +232,7 @@ def ratio(*interval: float, pairs: int = 6, exact: bool = False) -> ratios.Ratio
     ],
 )  # fmt: skip
 def test_comparison_in_words(compared: list[ratios.Ratio], sentence: str) -> None:
-    assert page._sentence("seconds", "docker", compared) == sentence
+    assert records.sentence("seconds", "docker", compared) == sentence
 
 
 def test_card_begins_with_its_headline_and_names_the_execution(run: dict[str, Any]) -> None:
