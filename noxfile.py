@@ -79,9 +79,11 @@ def lint(session: nox.Session) -> None:
             Path("packaging/completion/buildctl.bash"),
         ]
         session.run("shellcheck", "invoke", ".ci/run", ".github/updatecli/move", *map(str, scripts))
-        session.run("zizmor", "--offline", "--no-progress", ".github")
+        session.run("zizmor", "--offline", "--no-progress", ".github", "docs/ci/github.yml")
     if runs_here(session, "actionlint"):
-        session.run("python", "-m", "buildkit_riscv64.binaries.gotools", "actionlint")
+        workflows = map(str, Path(".github/workflows").glob("*.yml"))
+        actionlint = ("python", "-m", "buildkit_riscv64.binaries.gotools", "actionlint")
+        session.run(*actionlint, *workflows, "docs/ci/github.yml")
 
 
 @nox.session(tags=["check"])
@@ -95,6 +97,10 @@ def docs(session: nox.Session) -> None:
     if "--links" in session.posargs:
         session.run(*sphinx, "--builder", "linkcheck", "docs", "site/.links")
     session.run("kubernetes-validate", "--strict", *map(str, Path("docs/farm").glob("*.yaml")))
+    for name, schema in (("github", "github-workflows"), ("gitlab", "gitlab-ci")):
+        session.run(
+            "check-jsonschema", "--builtin-schema", f"vendor.{schema}", f"docs/ci/{name}.yml"
+        )
     session.log("open site/index.html")
 
 

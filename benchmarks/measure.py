@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from buildkit_riscv64.core import host, process
-from buildkit_riscv64.core.console import log
+from buildkit_riscv64.core.console import log, size
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -114,6 +115,25 @@ def alternate(case: Case, count: int, candidates: Mapping[str, Callable[[], Samp
             case.samples.setdefault(label, []).append(sample)
             log(f"{case.name} {number + 1}/{count} {label}: {sample.seconds:.2f} s")
     return case
+
+
+def metric(samples: Sequence[Mapping[str, float]]) -> str:
+    """The measured property of saved samples: `size_bytes` or `seconds`."""
+    return "size_bytes" if samples[0].get("size_bytes") else "seconds"
+
+
+def typical(samples: Sequence[Mapping[str, float]]) -> float:
+    """The median of saved samples, in bytes or seconds."""
+    return float(median(sample[metric(samples)] for sample in samples))
+
+
+def display(samples: Sequence[Mapping[str, float]]) -> str:
+    """Format saved samples: the median, and the range of several durations."""
+    if metric(samples) == "size_bytes":
+        return size(round(typical(samples)))
+    seconds = [sample["seconds"] for sample in samples]
+    times = f"{median(seconds):.2f} s"
+    return f"{times} ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else times
 
 
 def save(name: str, cases: Sequence[Case], execution: str = "") -> Path:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
-from benchmarks import ratios, records
+from benchmarks import measure, ratios, records
 from benchmarks.records import METRICS, display
-from buildkit_riscv64.core import filesystem, html
+from buildkit_riscv64.core import filesystem, html, schemas
 from buildkit_riscv64.core.errors import CheckError
 
 if TYPE_CHECKING:
@@ -26,6 +26,16 @@ _AROUND = 74
 _BESIDE = 44
 #: The possible ranges of a plot, in percent.
 _SCALES = (10, 20, 50, 100)
+#: For each measurement the case of its headline; its beginning and its baseline in words.
+_HEADLINES = {
+    "build-binaries": ("cold", "A cold build takes", "two plain builds"),
+    "image": (
+        "root, compressed",
+        "The compressed root image has",
+        "a plain image of Debian's packages",
+    ),
+    "machine": ("round trip", "A command in the machine takes", "the same command over plain ssh"),
+}
 
 
 def _chart(kind: type[pygal.graph.graph.Graph], **options: Any) -> pygal.graph.graph.Graph:
@@ -63,16 +73,26 @@ def _percent(ratio: float, most: int) -> float:
     return max(-most, min(most, (ratio - 1) * 100))
 
 
-def over_cases(compared: Sequence[tuple[str, ratios.Ratio]]) -> str:
-    """A bar for each case: the difference of ours to the other in percent, with its interval."""
+def _scale(compared: Iterable[ratios.Ratio]) -> int:
+    """The range of a plot, in percent, in which every interval fits."""
+    ends = (end for one in compared for end in (one.low, one.high))
+    widest = max((abs(end - 1) * 100 for end in ends), default=0)
+    # Longer bars end at the edge; a wide range would hide small ones.
+    return next((scale for scale in _SCALES if widest <= scale), _SCALES[-1])
+
+
+def over_cases(compared: Sequence[tuple[str, ratios.Ratio]], most: int) -> str:
+    """A bar for each case: the difference of ours to the other in percent, with its interval.
+
+    Args:
+        compared: the name and the ratio of each case.
+        most: the range of the plot, in percent.
+    """
     import pygal
 
-    widest = max(abs(end - 1) * 100 for _, one in compared for end in (one.low, one.high))
-    # Longer bars end at the edge; a wide range would hide small ones.
-    most = next((scale for scale in _SCALES if widest <= scale), _SCALES[-1])
     chart = _chart(
         pygal.HorizontalBar, height=_ROW * len(compared) + _AROUND, print_values=False,
-        value_formatter=lambda value: f"{value:+.0f} %", truncate_label=-1, zero=0,
+        value_formatter=lambda value: f"{value:+.0f} %" if round(value) else "0 %", truncate_label=-1, zero=0,
         range=(-most, most),
     )  # fmt: skip
     chart.y_labels = [-most, 0, most]
@@ -117,21 +137,39 @@ def _rows(run: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**vars(row), "case": case, "verdict": row.verdict[1]}
 
 
-def _run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A run with its table and plots."""
-    by_metric: dict[str, list[tuple[str, ratios.Ratio]]] = {}
-    for case, metric, ratio in records.compare(run):
-        by_metric.setdefault(metric, []).append((case["name"], ratio))
+def _comparison(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison with its sentences, table and plots."""
+    by_metric = records.by_metric(run)
+    labels = [one["label"] for one in run["binaries"]]
+    most = _scale(ratio for compared in by_metric.values() for _, ratio in compared)
     return {
-        **run, "rows": list(_rows(run)),
-        "labels": [one["label"] for one in run["binaries"]],
+        **run, "rows": list(_rows(run)), "labels": labels,
+        "sentences": records.sentences(run),
         "skipped": [case for case in run["cases"] if "skipped" in case],
         "plots": [
-            {"title": METRICS[metric], "svg": over_cases(compared)}
+            {"title": METRICS[metric], "svg": over_cases(compared, most)}
             for metric, compared in by_metric.items()
             if metric != "size_bytes"
         ],
     }  # fmt: skip
+
+
+def _measurement(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement of one of this project's commands, each case in words."""
+    rows = []
+    headline = result["name"]
+    chosen, subject, baseline = _HEADLINES.get(result["name"], ("", "", ""))
+    for case in result["cases"]:
+        ours = case["samples"]["ours"]
+        shares = {
+            label: f"{measure.typical(ours) / middle:.2f} of the {METRICS[measure.metric(theirs)]}"
+            for label, theirs in case["samples"].items()
+            if label != "ours" and (middle := measure.typical(theirs))
+        }
+        if case["name"] == chosen and shares:
+            headline = f"{subject} {next(iter(shares.values()))} of {baseline}"
+        rows.append({**case, "ours": measure.display(ours), "shares": shares})
+    return {**result, "rows": rows, "headline": headline}
 
 
 def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -156,8 +194,15 @@ def _trend(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return plots
 
 
-def render(results: Sequence[Mapping[str, Any]]) -> str:
-    """Render all results as a page."""
+def render(
+    results: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Render all results as a page.
+
+    Args:
+        results: the results of `invoke benchmark`, one for each kind of machine.
+        measurements: the measurements of this project's own commands.
+    """
     from markupsafe import Markup
 
     machines = []
@@ -168,10 +213,16 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
             host = run["host"]
             groups.setdefault(f"{host['cpus']} x {host['cpu']}", []).append(run)
         machines += [
-            {"host": runs[-1]["host"], "runs": [_run(run) for run in reversed(runs)], "trend": _trend(runs)}
+            {
+                "host": runs[-1]["host"], "trend": _trend(runs),
+                "comparisons": [_comparison(one) for one in records.comparisons(runs)],
+            }
             for runs in groups.values()
         ]  # fmt: skip
-    return html.render(_TEMPLATE, {"svg": Markup}, machines=machines)
+    return html.render(
+        _TEMPLATE, {"svg": Markup}, machines=machines,
+        measurements=[_measurement(one) for one in measurements],
+    )  # fmt: skip
 
 
 def write(results: Path, output: Path) -> Path:
@@ -192,10 +243,15 @@ def write(results: Path, output: Path) -> Path:
         raise CheckError(
             f"no results in {filesystem.display_path(results)}", "run `invoke benchmark` first"
         )
+    others = [
+        records.load(path, schemas.MEASUREMENT)
+        for path in sorted(results.glob("*.json"))
+        if path not in paths
+    ]
     page = output / html.INDEX
     # Do not change the modes of other files in the directory.
     public = page if output.exists() else output
     output.mkdir(parents=True, exist_ok=True)
-    filesystem.write_whole(page, render([records.load(path) for path in paths]))
+    filesystem.write_whole(page, render([records.load(path) for path in paths], others))
     filesystem.make_public(public)
     return page

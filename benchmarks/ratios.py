@@ -48,13 +48,16 @@ class Ratio:
             return "none shown"
         return "less" if self.high < 1 else "more"
 
+    @property
+    def short(self) -> str:
+        """The ratio without its interval, as in `0.93`."""
+        return f"{self.median:.{3 if self.exact else 2}f}"
+
     def __str__(self) -> str:
         """Format it, as in `0.93 (0.90 to 0.97)`."""
-        if self.exact:
-            return f"{self.median:.3f}"
-        if self.pairs == 1:
-            return f"{self.median:.2f}"
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+        if self.exact or self.pairs == 1:
+            return self.short
+        return f"{self.short} ({self.low:.2f} to {self.high:.2f})"
 
 
 def of(ours: Sequence[float], theirs: Sequence[float], *, exact: bool = False) -> Ratio | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import ratios
+from benchmarks import definitions, ratios
 from benchmarks.measure import RESULTS
 from buildkit_riscv64.core import filesystem, schemas
-from buildkit_riscv64.core.console import size
+from buildkit_riscv64.core.console import count, size
 from buildkit_riscv64.core.errors import CheckError
 
 NAME = "builds"
@@ -25,15 +25,19 @@ METRICS = {
 }  # fmt: skip
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, schema: Path = schemas.BENCHMARK) -> dict[str, Any]:
     """Read results.
+
+    Args:
+        path: the file.
+        schema: the schema of the results.
 
     Raises:
         CheckError: the results do not match the schema.
     """
     try:
         results = json.loads(path.read_text())
-        wrong = schemas.validation_error(results, schemas.BENCHMARK)
+        wrong = schemas.validation_error(results, schema)
     except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
@@ -77,6 +81,74 @@ def compare(run: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, ra
             ratio = ratios.of(ours, theirs, exact=metric == "size_bytes")
             if ratio:
                 yield case, metric, ratio
+
+
+def by_metric(run: Mapping[str, Any]) -> dict[str, list[tuple[str, ratios.Ratio]]]:
+    """For each metric in the order of METRICS: the name and the ratio of each case."""
+    found: dict[str, list[tuple[str, ratios.Ratio]]] = {metric: [] for metric in METRICS}
+    for case, metric, ratio in compare(run):
+        found[metric].append((case["name"], ratio))
+    return {metric: compared for metric, compared in found.items() if compared}
+
+
+def sentences(run: Mapping[str, Any]) -> list[str]:
+    """A comparison in words, a paragraph for each metric; empty without a baseline."""
+    other = run["binaries"][-1]["label"]
+    return [
+        sentence(metric, other, [ratio for _, ratio in compared])
+        for metric, compared in by_metric(run).items()
+    ]
+
+
+def sentence(metric: str, other: str, compared: Sequence[ratios.Ratio]) -> str:
+    """A comparison in words.
+
+    Args:
+        metric: the metric, as in METRICS.
+        other: the label of the baseline.
+        compared: the ratio of each case.
+    """
+    by_verdict: dict[str, list[ratios.Ratio]] = {}
+    for one in sorted(compared, key=lambda ratio: ratio.median):
+        by_verdict.setdefault(one.verdict, []).append(one)
+    total = f" of {count(len(compared), 'case')}"
+    name = METRICS[metric]
+    said: list[str] = []
+    for verdict in ("less", "more"):
+        if found := by_verdict.get(verdict):
+            ends = dict.fromkeys(one.short for one in (found[0], found[-1]))
+            what = "" if said else f" of the {name} of {other}"
+            said.append(f"{' to '.join(ends)}{what} in {len(found)}{total}")
+    text = [f"Ours takes {', and '.join(said)}."] if said else []
+    if same := by_verdict.get("none shown"):
+        between = "" if said else f" in {name} between ours and {other}"
+        text.append(f"No difference{between} was shown in {len(same)}{total}.")
+    if few := by_verdict.get("too few runs"):
+        text.append(f"{len(few)}{total} had too few runs to compare the {name}.")
+    return " ".join(text)
+
+
+def comparisons(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of the same binaries on the same machine, merged: the newest figures of each case.
+
+    Counted instructions are a comparison of their own.
+    """
+    merged: dict[Any, dict[str, Any]] = {}
+    order = {case.name: number for number, case in enumerate(definitions.load())}
+    for run in runs:
+        for counted in (False, True):
+            cases = {
+                case["name"]: case
+                for case in run["cases"]
+                if ("instructions" in case.get("metrics", [])) is counted
+            }
+            if cases:
+                key = (json.dumps([run["binaries"], run["host"]]), counted)
+                known = merged.get(key, {"cases": []})["cases"]
+                cases = {case["name"]: case for case in known} | cases
+                names = sorted(cases, key=lambda name: (order.get(name, len(order)), name))
+                merged[key] = {**run, "cases": [cases[name] for name in names]}
+    return list(merged.values())
 
 
 def display(metric: str, value: float) -> str:

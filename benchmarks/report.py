@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks import definitions, records
-from benchmarks.measure import RESULTS
+from benchmarks import measure, records
 from buildkit_riscv64.core import project
-from buildkit_riscv64.core.console import size
+from buildkit_riscv64.core.console import count, size
 
 PAGE = project.ROOT / "docs" / "benchmarks.md"
 #: The findings, written by hand, above the tables of the page.
@@ -60,27 +58,13 @@ Every run is recorded with the machine, its execution, its load and the digests 
 """
 
 
-def _measure(samples: list[dict[str, Any]]) -> str:
-    return "size_bytes" if samples[0].get("size_bytes") else "seconds"
-
-
-def _median(samples: list[dict[str, Any]]) -> float:
-    return float(median(sample[_measure(samples)] for sample in samples))
-
-
-def _format(samples: list[dict[str, Any]]) -> str:
-    if _measure(samples) == "size_bytes":
-        return size(round(_median(samples)))
-    seconds = [sample["seconds"] for sample in samples]
-    times = f"{median(seconds):.2f} s"
-    return f"{times} ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else times
-
-
 def _row(case: dict[str, Any]) -> str:
     ours = case["samples"]["ours"]
     others = [(label, samples) for label, samples in case["samples"].items() if label != "ours"]
-    baseline = ", ".join(f"{label} {_format(samples)}" for label, samples in others)
-    ratio = ", ".join(f"{_median(ours) / _median(samples):.2f}" for _, samples in others)
+    baseline = ", ".join(f"{label} {measure.display(samples)}" for label, samples in others)
+    ratio = ", ".join(
+        f"{measure.typical(ours) / measure.typical(samples):.2f}" for _, samples in others
+    )
     limits = []
     if case["limit"]:
         limits.append(f"{case['limit']:.2f} times")
@@ -93,35 +77,14 @@ def _row(case: dict[str, Any]) -> str:
         limits.append(size(case["limit_bytes"]))
         memory = size(max(s["peak_bytes"] for s in ours))
     return (
-        f"| {case['name']}: {case['description']} | {baseline} | {_format(ours)} |"
+        f"| {case['name']}: {case['description']} | {baseline} | {measure.display(ours)} |"
         f" {ratio} | {memory} | {', '.join(limits)} |"
     )
 
 
 def _runs(result: dict[str, Any]) -> str:
-    """The tables of `invoke benchmark`: the newest figures of each case and comparison."""
-    merged: dict[Any, dict[str, Any]] = {}
-    for run in result["runs"]:
-        for counted in (False, True):
-            cases = [
-                case
-                for case in run["cases"]
-                if ("instructions" in case.get("metrics", [])) is counted
-            ]
-            key = (json.dumps([run["binaries"], run["host"]]), counted)
-            known = merged.get(key, {"cases": []})["cases"]
-            names = {case["name"] for case in cases}
-            retained = [case for case in known if case["name"] not in names]
-            if cases:
-                merged[key] = {**run, "cases": sorted([*retained, *cases], key=_declared)}
-    return "\n".join(map(_run, merged.values()))
-
-
-def _declared(case: dict[str, Any]) -> tuple[int, str]:
-    """The position of a case in the declaration."""
-    names = [one.name for one in definitions.load()]
-    name = case["name"]
-    return (names.index(name) if name in names else len(names), name)
+    """The tables of `invoke benchmark`, one for each comparison."""
+    return "\n".join(map(_run, records.comparisons(result["runs"])))
 
 
 def _run(run: dict[str, Any]) -> str:
@@ -139,7 +102,7 @@ def _run(run: dict[str, Any]) -> str:
     host = run["host"]
     return "\n".join(
         [
-            f"## {' baseline '.join(labels)}: {host['execution']}",
+            f"## {' against '.join(labels)}: {host['execution']}",
             "",
             f"{run['date'][:10]}, on {host['cpus']} x {host['cpu']}, linux/{host['arch']},"
             f" {size(host['memory_bytes'])}, {host['distribution']}, {host['kernel']},"
@@ -150,9 +113,15 @@ def _run(run: dict[str, Any]) -> str:
             )
             + ".",
             "",
+            *(f"- {one}" for one in records.sentences(run)),
+            "",
+            f"<details><summary>All {count(len(rows), 'row')}</summary>",
+            "",
             f"| {' | '.join(header)} |",
             f"|{' --- |' * len(header)}",
             *rows,
+            "",
+            "</details>",
             *(["", *skipped] if skipped else []),
             "",
         ]
@@ -180,7 +149,9 @@ def section(result: dict[str, Any]) -> str:
 
 def page() -> str:
     """The page with all results."""
-    results = [json.loads(path.read_text()) for path in sorted(Path(RESULTS).glob("*.json"))]
+    results = [
+        json.loads(path.read_text()) for path in sorted(Path(measure.RESULTS).glob("*.json"))
+    ]
     return "\n".join([INTRODUCTION, FINDINGS.read_text(), *map(section, results)])
 
 

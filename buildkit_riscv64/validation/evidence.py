@@ -16,7 +16,7 @@ from ..core.arch import Target
 from ..core.console import count
 from ..core.errors import CheckError, Failure
 from ..image.variants import Variant
-from . import page, versions
+from . import history, page, versions
 from .artifacts import Subject, programs
 from .suites import SUITES, ScenarioOutcome, counts
 
@@ -103,6 +103,22 @@ def _together(of_suites: Iterable[Mapping[str, str | None]]) -> dict[str, str | 
             if version:
                 found_versions.setdefault(name, {})[version] = None
     return {name: ", ".join(found) or None for name, found in found_versions.items()}
+
+
+def changes(
+    previous: Mapping[str, Any], name: str, result: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """How a suite's new results differ from those in earlier evidence; None if it has none.
+
+    Args:
+        previous: the earlier evidence.
+        name: the name of the suite.
+        result: the new results of the suite.
+    """
+    if name not in previous["suites"]:
+        return None
+    same = _same_machine(previous, host.facts().as_json(), versions.cgroup_version())
+    return history.changes(previous["version"], previous["suites"][name], result, same_machine=same)
 
 
 def publish(

@@ -37,6 +37,18 @@ def _groups(name: str, suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _changes(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The scenarios that changed since the earlier run, failed scenarios first."""
+    before = {(one["group"], one["name"]): one for one in suite["changes"]["scenarios"]}
+    found = [
+        {**one, "before": before[key]["before"]}
+        for group in suite["groups"]
+        for one in group["scenarios"]
+        if (key := (one["group"], one["name"])) in before
+    ]
+    return sorted(found, key=lambda one: one["outcome"] != ScenarioOutcome.FAILED)
+
+
 def _worst(counts: Mapping[str, int]) -> str:
     """The outcome that sets the colour of a cell."""
     worst = [ScenarioOutcome.FAILED, ScenarioOutcome.PASSED, ScenarioOutcome.NOT_PROVEN]
@@ -61,7 +73,7 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
                 if one["outcome"] == ScenarioOutcome.NOT_PROVEN:
                     unproven.setdefault(one["reason"], []).append(one)
     return html.render(
-        _TEMPLATE, {"worst": _worst, "why": why}, document=document, suites=suites, stale=stale,
+        _TEMPLATE, {"worst": _worst, "why": why, "changes": _changes}, document=document, suites=suites, stale=stale,
         executed=host.executed(document["host"]), unproven=unproven,
         absent=[suite for name, suite in SUITES.items() if name not in document["suites"]],
     )  # fmt: skip

@@ -153,6 +153,8 @@ def validate(options: ValidationOptions, progress: Progress) -> Outcomes:
             checks.provide_emulators(yes=options.yes)
         artifacts = None
         ran = []
+        # The first suite's results may replace those of all suites.
+        before = dist.find(dist.evidence_directory(options.target))
         # The directory survives `kill -9`, with the results until then, until the next run.
         with (
             dist.staging(options.target, part="validation") as staging,
@@ -162,6 +164,8 @@ def validate(options: ValidationOptions, progress: Progress) -> Outcomes:
             for suite in options.suites:
                 result = _run(suite, options, staging, workspace, progress)
                 if result is not None:
+                    if before and (found := evidence.changes(before.manifest, suite.name, result)):
+                        result["changes"] = found
                     artifacts = _publish(subject, suite, result, staging)
                     if not result["partial"] and not result["aborted"]:
                         durations.remember(_step(suite, options), result["seconds"])

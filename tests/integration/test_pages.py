@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import http.server
 import subprocess
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks import measure, records
 from benchmarks import page as benchmark
-from benchmarks import records
 from buildkit_riscv64.core import dist, html, project, schemas
 from buildkit_riscv64.packages import repository, signing
-from buildkit_riscv64.validation import evidence
+from buildkit_riscv64.validation import evidence, history
 from buildkit_riscv64.validation import page as evidence_page
 from buildkit_riscv64.validation.artifacts import Subject
 from buildkit_riscv64.validation.environment.waiting import BOUND
@@ -89,6 +90,14 @@ def make_evidence(directory: Path) -> None:
         "standalone": suite(),
         "rootless": suite(partial=True, select=f"limits or {EVIL}", aborted=f"it ended: {EVIL}"),
     }
+    earlier = copy.deepcopy(suites["standalone"])
+    earlier["scenarios"][3]["outcome"] = "passed"
+    earlier["scenarios"][9]["outcome"] = "failed"
+    earlier["scenarios"][10]["seconds"] = 1.0
+    del earlier["scenarios"][6:8]
+    suites["standalone"]["changes"] = history.changes(
+        "v0.32.1", earlier, suites["standalone"], same_machine=True
+    )
     document, _ = evidence.assemble(subject, suites, None)
     assert schemas.validation_error(document, schemas.EVIDENCE) == ""
     text = evidence_page.render(document, ["it is for a different root image than the present one"])
@@ -96,11 +105,16 @@ def make_evidence(directory: Path) -> None:
 
 
 def make_benchmark(directory: Path) -> None:
-    """Write a page of benchmarks with the last two runs of each machine."""
-    paths = sorted((project.ROOT / "benchmarks" / "results").glob(f"{records.NAME}.*.json"))
+    """Write a page of benchmarks with the last two runs of each machine, and our own commands."""
+    paths = sorted(measure.RESULTS.glob(f"{records.NAME}.*.json"))
     results = [{**one, "runs": one["runs"][-2:]} for one in map(records.load, paths)]
+    own = [
+        records.load(path, schemas.MEASUREMENT)
+        for path in sorted(measure.RESULTS.glob("*.json"))
+        if path not in paths
+    ]
     directory.mkdir()
-    (directory / html.INDEX).write_text(benchmark.render(results))
+    (directory / html.INDEX).write_text(benchmark.render(results, own))
 
 
 def make_repository(directory: Path, url: str, signer: signing.Signer | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from buildkit_riscv64.core import project
 
 from ..pages import BLOCKS, PAGES, Block, blocks_of, closed_files
-from .test_workflows import errors, sessions  # noqa: F401 - a fixture
+from .test_workflows import errors, load, sessions  # noqa: F401 - a fixture
 
 #: Placeholders, and flags of Invoke and nox.
 FREE = re.compile(r"invoke (TASK|--list|--debug TASK|--print-completion|--dry TASK)|nox (--list|…)|invoke …")  # fmt: skip
@@ -120,6 +121,37 @@ def test_every_page_is_in_the_index() -> None:
         if name.parts[0] == "docs" and name.name != "index.md":
             entry = re.escape(str(name.relative_to("docs").with_suffix("")))
             assert re.search(rf"^({entry}|[^\n]+ <{entry}>)$", index, re.MULTILINE), name
+
+
+def test_tested_hardware_matches_its_sources() -> None:
+    text = (project.ROOT / "docs" / "limits.md").read_text()
+    rows = [
+        line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "](" in line
+    ]
+    assert len(rows) >= 5
+    for machine, kernel, execution, _, date, link in rows:
+        path = (project.ROOT / "docs" / link.split("](")[1].split(")")[0].split("#")[0]).resolve()
+        source = path.read_text()
+        assert execution.strip("`") in source
+        assert date in source
+        if path.suffix == ".json":
+            document = json.loads(source)
+            facts = document["runs"][-1]["host"] if "runs" in document else document["host"]
+            assert facts["kernel"] == f"Linux {kernel}"
+            assert facts["arch"] in machine
+
+
+def test_ci_examples_run_the_same_commands() -> None:
+    """`nox -s docs` validates them against the schemas of GitHub and GitLab."""
+    directory = project.ROOT / "docs" / "ci"
+    github = load(directory / "github.yml")["jobs"]["build"]
+    gitlab = load(directory / "gitlab.yml")["build"]
+    steps = [step["run"] for step in github["steps"] if "run" in step]
+    assert steps == gitlab["before_script"] + gitlab["script"] + gitlab["after_script"]
+    assert github["steps"][-1]["if"] == "always()", "a runner keeps a builder that no step removes"
+    assert github["env"].keys() == {"IMAGE", "BUILDER"} == gitlab["variables"].keys()
+    (checkout,) = (step["uses"] for step in github["steps"] if "uses" in step)
+    assert re.fullmatch(r"actions/checkout@[0-9a-f]{40}", checkout)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)

@@ -17,6 +17,8 @@ EVIDENCE = _DIRECTORY / "evidence.schema.json"
 PACKAGES = _DIRECTORY / "packages.schema.json"
 #: Results of benchmarks.
 BENCHMARK = _DIRECTORY / "benchmark.schema.json"
+#: Measurements of this project's own commands.
+MEASUREMENT = _DIRECTORY / "measurement.schema.json"
 RELEASE = _DIRECTORY / "release.schema.json"
 REPOSITORY = _DIRECTORY / "repository.schema.json"
 CROSS_CHECK = _DIRECTORY / "cross-check.schema.json"

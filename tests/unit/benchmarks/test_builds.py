@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import builds, definitions, measure, page, records, report
+from benchmarks import builds, definitions, measure, page, ratios, records, report
 from benchmarks.builds import BuildSettings
 from buildkit_riscv64 import program
 from buildkit_riscv64.core import dry_run, host, schemas
@@ -183,14 +183,109 @@ def test_page_is_self_contained(run: dict[str, Any], tmp_path: Path) -> None:
     assert parsed.asked == []
     assert "@import" not in text
     assert "url(" not in text
-    assert parsed.tags.count("svg") >= 3, "two plots of cases for each run, and plots over time"
+    assert parsed.tags.count("svg") >= 3, "two plots of cases, and plots over time"
+    assert text.count("ours against upstream") == 1, "one card for each comparison"
     for words in (
-        "ours against upstream",
         "0.50",
         "no &lt;emulator&gt;",
         "prefers-color-scheme: dark",
     ):
         assert words in text
+
+
+def test_comparisons_have_the_newest_figures_of_each_case(run: dict[str, Any]) -> None:
+    first = a_run(a_case("simple", [1.0]), a_case("unknown", [2.0]), a_case("secret", [3.0]))
+    second = {**first, "date": "2026-11-26T00:00:00Z", "cases": [a_case("simple", [4.0])]}
+    other = a_run(a_case("simple", [5.0]), labels=("ours",))
+    merged, alone = records.comparisons([first, other, second])
+    assert [(one["name"], one["samples"]["ours"][0]["seconds"]) for one in merged["cases"]] == [
+        ("simple", 4.0), ("secret", 3.0), ("unknown", 2.0),
+    ]  # fmt: skip
+    assert merged["date"] == second["date"]
+    assert alone == other
+
+
+def test_counted_instructions_are_a_comparison_of_their_own() -> None:
+    counted = {**a_case("simple", [1.0]), "metrics": ["instructions"]}
+    both = records.comparisons([a_run(a_case("simple", [1.0])), a_run(counted)])
+    assert [one["cases"][0]["metrics"][0] for one in both] == ["seconds", "instructions"]
+
+
+def ratio(*interval: float, pairs: int = 6, exact: bool = False) -> ratios.Ratio:
+    low, middle, high = interval
+    return ratios.Ratio(middle, low, high, pairs, exact)
+
+
+@pytest.mark.parametrize(
+    ("compared", "sentence"),
+    [
+        ([ratio(0.8, 0.9, 0.95)], "Ours takes 0.90 of the time of docker in 1 of 1 case."),
+        ([ratio(0.8, 0.9, 0.95), ratio(0.5, 0.6, 0.7), ratio(0.9, 1.0, 1.1)],
+         "Ours takes 0.60 to 0.90 of the time of docker in 2 of 3 cases."
+         " No difference was shown in 1 of 3 cases."),
+        ([ratio(1.2, 1.3, 1.4), ratio(0.5, 0.6, 0.7)],
+         "Ours takes 0.60 of the time of docker in 1 of 2 cases, and 1.30 in 1 of 2 cases."),
+        ([ratio(0.9, 1.0, 1.1), ratio(0.5, 0.6, 0.7, pairs=5)],
+         "No difference in time between ours and docker was shown in 1 of 2 cases."
+         " 1 of 2 cases had too few runs to compare the time."),
+        ([ratio(0.9, 0.9, 0.9, exact=True)], "Ours takes 0.900 of the time of docker in 1 of 1 case."),
+    ],
+)  # fmt: skip
+def test_comparison_in_words(compared: list[ratios.Ratio], sentence: str) -> None:
+    assert records.sentence("seconds", "docker", compared) == sentence
+
+
+def test_card_begins_with_its_headline_and_names_the_execution(run: dict[str, Any]) -> None:
+    run["host"] |= {"arch": "riscv64", "execution": "qemu-system"}
+    text = page.render([{"runs": [run]}])
+    card = " ".join(
+        re.sub("<.*?>", "", text.partition("<article")[2].partition("</h3>")[0]).split()
+    )
+    assert card.endswith(
+        "Ours takes 0.50 of the time of upstream in 1 of 1 case. (qemu-system, riscv64)"
+    )
+
+
+def test_plots_of_a_comparison_have_the_same_axes(run: dict[str, Any]) -> None:
+    time, memory = page.render([{"runs": [run]}]).split("<svg")[1:]
+    assert all(">+100 %<" in plot and ">+10 %<" not in plot for plot in (time, memory))
+
+
+def measurement(**changes: Any) -> dict[str, Any]:
+    samples = {"ours": [{"seconds": 90.0, "peak_bytes": 0}], "plain": [{"seconds": 100.0, "peak_bytes": 0}]}  # fmt: skip
+    case = {"name": "cold", "description": "an <empty> cache:", "samples": samples}
+    document = {
+        "name": "build-binaries", "execution": "native", "date": "2026-11-23",
+        "host": {**host.facts().as_json(), "arch": "amd64", "execution": "native"}, "cases": [case],
+    }  # fmt: skip
+    return document | changes
+
+
+def test_own_commands(run: dict[str, Any], tmp_path: Path) -> None:
+    records.save(run, tmp_path)
+    path = tmp_path / "build-binaries.linux-amd64.native.json"
+    path.write_text(json.dumps(measurement()))
+    text = page.write(tmp_path, tmp_path / "output").read_text()
+    assert "A cold build takes 0.90 of the time of two plain builds" in text
+    assert "(native, amd64)" in text
+    assert "an &lt;empty&gt; cache:</span> 90.00 s, 0.90 of the time of plain" in text
+    path.write_text(json.dumps(measurement(cases=[])))
+    with pytest.raises(CheckError, match=path.name):
+        page.write(tmp_path, tmp_path / "output")
+
+
+def test_emulated_own_commands() -> None:
+    text = page.render([], [measurement(execution="qemu-system", name="other")])
+    assert re.search(r"<h3>other .*\(qemu-system, host: amd64\)", text)
+    assert "do not represent hardware" in text
+
+
+def test_saved_measurements_are_valid() -> None:
+    paths = set(measure.RESULTS.glob("*.json")) - set(measure.RESULTS.glob("builds.*"))
+    assert len(paths) > 2
+    for path in paths:
+        document = records.load(path, schemas.MEASUREMENT)
+        assert page._measurement(document)["headline"] != document["name"]
 
 
 def test_hostile_results_are_escaped(tmp_path: Path) -> None:

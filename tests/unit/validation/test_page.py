@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buildkit_riscv64.validation import evidence, page
+from buildkit_riscv64.validation import evidence, history, page
 from buildkit_riscv64.validation.artifacts import Subject
 
 from .factories import result, scene
@@ -132,6 +132,33 @@ def test_unproven_scenarios_are_grouped_by_reason(found: Subject) -> None:
     section = text.partition('id="open"')[2].partition("</section>")[0]
     assert section.count("of the kernel") == 1
     assert section.count("The title of") == 6
+
+
+def test_changes(found: Subject) -> None:
+    before = result(
+        scene("test_fixed", "failed"), scene("test_broken"), scene("test_slow"), scene("test_same")
+    )
+    after = result(
+        scene("test_fixed"), scene("test_slow", seconds=90.0), scene("test_same"),
+        scene("test_broken", "failed"), scene("test_new", title=EVIL),
+    )  # fmt: skip
+    found_changes = history.changes("v0.32.1", before, after, same_machine=True)
+    text = render(found, standalone={**after, "changes": found_changes}, buildx=after)
+    section = text.partition('id="changes">')[2].partition("</h2>")[2].partition("</section>")[0]
+    assert "v0.32.1, 2026-11-25 11:10 UTC" in section
+    words = ["passed → failed", "failed → passed", "1.5 s → 1 min 30 s", "new, passed"]
+    assert re.findall(r'<span class="mark [\w-]+">(.*?)</span>', section) == words
+    links = [str(link["href"]) for link in read(section).of("a")]
+    assert links == [f"#standalone-{number}" for number in (3, 0, 1, 4)]
+    assert "<img" not in section
+    assert "test_same" not in section
+    assert "buildx" not in section
+
+
+def test_page_without_changes(found: Subject) -> None:
+    assert 'id="changes"' not in render(found)
+    same = history.changes("v0.32.2", result(), result(), same_machine=True)
+    assert "No changes." in render(found, standalone=result(changes=same))
 
 
 def test_5000_scenarios(found: Subject) -> None:

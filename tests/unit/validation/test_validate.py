@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -347,6 +348,38 @@ def test_results_of_another_build_are_dropped(
     run(reported, only="standalone")
     assert "dropped the earlier results of buildx" in capsys.readouterr().err
     assert list(dist.load(place).manifest["suites"]) == ["standalone"]
+
+
+def test_each_suite_records_its_changes(ready: Commands, reported: Reported) -> None:
+    first = run(reported).artifacts
+    assert first is not None
+    assert not any("changes" in suite for suite in first.manifest["suites"].values())
+    for name in SUITES:
+        pytest_does(ready, name, scene(), scene(f"test_{name}"))
+    second = run(reported).artifacts
+    assert second is not None
+    for name, suite in evidence.load(second.path).manifest["suites"].items():
+        assert suite["changes"]["since"] == first.manifest["suites"][name]["finished"]
+        assert [one["name"] for one in suite["changes"]["scenarios"]] == [f"test_{name}"]
+
+
+def test_changes_include_suites_whose_earlier_results_are_dropped(
+    ready: Commands, reported: Reported, publish: Publish
+) -> None:
+    """Durations of another machine are not comparable, outcomes are."""
+    slow = scene("test_one", seconds=0.0)
+    for name in ("standalone", "buildx"):
+        pytest_does(ready, name, scene("test_one", seconds=50.0), scene("test_two"))
+    failed = result(slow, scene("test_two", "failed"))
+    place = publish({"standalone": failed, "buildx": failed}).path / dist.RESULTS
+    document = json.loads(place.read_text())
+    document["host"]["kernel"] = "another"
+    place.write_text(json.dumps(document))
+    done = run(reported, only="standalone,buildx").artifacts
+    assert done is not None
+    assert list(done.manifest["suites"]) == ["standalone", "buildx"]
+    for suite in done.manifest["suites"].values():
+        assert [one["name"] for one in suite["changes"]["scenarios"]] == ["test_two"]
 
 
 # The recorder's file.
