@@ -142,7 +142,7 @@ class Artifacts:
             CheckError: SHA256SUMS cannot be read.
         """
         try:
-            lines = (self.path / SUMS).read_text().splitlines()
+            lines = filesystem.read_bytes(self.path / SUMS).decode().splitlines()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise CheckError(
@@ -163,7 +163,9 @@ class Artifacts:
         """
         try:
             listed = self.path / SUMS
-            if listed.read_text() != sums([*self.files.values(), *record(self.path, [MANIFEST])]):
+            if filesystem.read_bytes(listed).decode() != sums(
+                [*self.files.values(), *record(self.path, [MANIFEST])]
+            ):
                 return False
             finished = listed.stat().st_mtime_ns
             for name, file in self.files.items():
@@ -239,17 +241,35 @@ def load(path: Path, kind: Kind | None = None) -> Artifacts:
         kind: its kind; by default the kind of its path in `dist/`.
 
     Raises:
-        CheckError: the description is missing or damaged.
+        CheckError: the description is missing or damaged, or a file in the directory that we read
+            is not a regular file.
     """
     kind = kind or Kind.of(path)
     description = path / kind.description
     try:
-        return Artifacts(path, documents.load(description, kind.schema, hint=kind.rebuild))
+        _require_regular(path, [kind.description, SUMS, VERDICT], kind)
+        manifest = documents.load(description, kind.schema, hint=kind.rebuild)
     except FileNotFoundError as error:
         noun, _, _, task = kind.value
         raise CheckError(
             f"no {noun} in {filesystem.display_path(path)}", f"run `invoke {task}` first"
         ) from error
+    _require_regular(path, [file["name"] for file in manifest.get("files", [])], kind)
+    return Artifacts(path, manifest)
+
+
+def _require_regular(directory: Path, names: Iterable[str], kind: Kind) -> None:
+    """Refuse links, fifos, devices and directories in the places of files; a file may be missing.
+
+    A link could lead out of the directory, to a file that changes after its check.
+    """
+    real = os.path.realpath(directory)
+    for name in names:
+        path = directory / name
+        if not os.path.lexists(path):
+            continue
+        if os.path.realpath(path) != os.path.join(real, name) or not path.is_file():  # noqa: PTH118 - Path.resolve raises for a loop
+            raise CheckError(f"{filesystem.display_path(path)} is not a regular file", kind.rebuild)
 
 
 def find(path: Path) -> Artifacts | None:

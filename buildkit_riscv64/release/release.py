@@ -181,6 +181,11 @@ def assets(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[A
 
 def _take(asset: Asset, stage: Path) -> dict[str, Any]:
     """Add a file to the release; return its record."""
+    if asset.path.is_symlink() or not asset.path.is_file():
+        raise CheckError(
+            f"{filesystem.display_path(asset.path)} is not a regular file",
+            "rebuild it: run `invoke status` for the command",
+        )
     path = stage / asset.name
     if dry_run.active():
         path = asset.path

@@ -22,7 +22,7 @@ from buildkit_riscv64.system import apt
 from ...fake_github import OURS, Hub, release
 from ...pages import blocks_of, closed_files
 from .. import documents
-from ..factories import Commands, edit_manifest
+from ..factories import IRREGULAR, Commands, edit_manifest, promptly
 from ..phase4 import PACKAGES, forge
 from ..validation.factories import TARGET
 
@@ -302,6 +302,18 @@ def test_damaged_artifact(releasable: Path, gh: Commands) -> None:
     with pytest.raises(CheckError, match=NAMES[0]):
         run()
     assert not [one for one in gh.args if one[0] == "gh"]
+
+
+@pytest.mark.parametrize(("kind", "dry"), [("fifo", False), ("fifo", True), ("link", False)])
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "bin/buildctl", NAMES[0], "evidence/index.html"])  # fmt: skip
+def test_only_regular_files_are_released(
+    releasable: Path, gh: Commands, name: str, kind: str, dry: bool
+) -> None:
+    IRREGULAR[kind](releasable / name)
+    with promptly(), pytest.raises(CheckError, match=name):
+        run(dry=dry)
+    assert not [one for one in gh.args if one[0] == "gh"]
+    assert not (releasable / dist.RELEASE).exists()
 
 
 @pytest.mark.parametrize(("tag", "revision"), [("v0.32.2", 1), ("v0.32.2-2", 2)])
