@@ -74,8 +74,11 @@ def make_public(path: Path) -> None:
         if stat.S_ISLNK(mode):
             continue
         public = 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644
-        if stat.S_IMODE(mode) & 0o777 != public:
-            found.chmod(stat.S_IMODE(mode) & ~0o777 | public)
+        if stat.S_ISDIR(mode):
+            # New files in a directory with this mode get its group.
+            public |= mode & stat.S_ISGID
+        if stat.S_IMODE(mode) != public:
+            found.chmod(public)
 
 
 # A socket's path has at most 107 characters; ssh adds 17 characters temporarily. Some characters

@@ -615,3 +615,22 @@ def test_irregular_files_are_not_compared(place: Path) -> None:
         assert not found.unchanged()
         with pytest.raises(CheckError, match=dist.SUMS):
             found.sums()
+
+
+def test_parse_sums() -> None:
+    found = {"bin/buildctl": "a" * 64, "a b": "b" * 64, "é": "c" * 64}
+    text = dist.sums({"name": name, "sha256": sha256} for name, sha256 in found.items())
+    assert dist.parse_sums(text.encode()) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "x", "x\n", f"{'a' * 64}  x", f"{'a' * 64} x\n", f"{'A' * 64}  x\n", f"{'a' * 63}  x\n",
+        f"{'a' * 64}  x\n" * 2, f"\\{'a' * 64}  a\\nb\n", f"{'a' * 64}  x\n\n", "\udcff",
+        *(f"{'a' * 64}  {name}\n" for name in ("", "/x", "../x", "a/../x", ".x", "a//b", "a/", "a\tb", "a\x7f", "a\u2028")),
+    ],
+)  # fmt: skip
+def test_invalid_sums(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        dist.parse_sums(text.encode("utf-8", "surrogateescape"))

@@ -114,7 +114,7 @@ def test_make_public(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0o2700)
     (tmp_path / "a" / "file").touch(mode=0o600)
     (tmp_path / "program").touch()
-    (tmp_path / "program").chmod(0o777)
+    (tmp_path / "program").chmod(0o7777)
     (tmp_path / "good").touch()
     (tmp_path / "good").chmod(0o644)
     (tmp_path / "link").symlink_to("missing")
