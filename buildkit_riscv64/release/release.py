@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,6 +18,7 @@ from packaging.version import InvalidVersion, Version
 from ..core import dist, dry_run, filesystem, html, process, values
 from ..core.arch import Architecture, Target
 from ..core.console import count, log, step, warn
+from ..core.documents import shown
 from ..core.errors import CheckError, MismatchError, NetworkError, UsageError
 from ..core.pins import release_tag
 from ..image import archive
@@ -35,6 +37,8 @@ NOTES = "NOTES.md"
 PUBLIC_KEY = "buildkit-riscv64.asc"
 #: The signature of SHA256SUMS, which covers every file.
 SIGNATURE = f"{dist.SUMS}.asc"
+# GitHub replaces other characters in the names of files.
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*")
 # Files that depend on the signing key.
 _DERIVED = {dist.SUMS, SIGNATURE, PUBLIC_KEY, DESCRIPTION}
 
@@ -184,6 +188,11 @@ def _take(asset: Asset, stage: Path) -> dict[str, Any]:
     if asset.path.is_symlink() or not asset.path.is_file():
         raise CheckError(
             f"{filesystem.display_path(asset.path)} is not a regular file",
+            "rebuild it: run `invoke status` for the command",
+        )
+    if not _NAME.fullmatch(asset.name):
+        raise CheckError(
+            f"{shown(asset.name)} cannot be published: GitHub allows letters, digits and . _ + - in names",
             "rebuild it: run `invoke status` for the command",
         )
     path = stage / asset.name

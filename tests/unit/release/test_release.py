@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from buildkit_riscv64.core.errors import CheckError, MismatchError, NetworkError
 from buildkit_riscv64.packages import contents, signing
 from buildkit_riscv64.release import phase_status, report
 from buildkit_riscv64.release import release as releases
+from buildkit_riscv64.release.notes import code_span
 from buildkit_riscv64.release.release import ReleaseOptions
 from buildkit_riscv64.system import apt
 
@@ -135,7 +138,7 @@ def test_notes(releasable: Path, gh: Commands) -> None:
     text = notes(releasable)
     for words in (
         "compiled natively on riscv64 and validated",
-        "| standalone | ", "- another kernel would (4 scenarios)", "go1.26.10",
+        "| standalone | ", "- `another kernel would` (4 scenarios)", "go1.26.10",
         "not cross-checked",
         f"gpg --import buildkit-riscv64.asc   # {'F' * 40}", f"| {NAMES[0]} | ",
     ):  # fmt: skip
@@ -143,6 +146,53 @@ def test_notes(releasable: Path, gh: Commands) -> None:
     assert "{" not in text
     (install, _) = blocks_of(text, "notes")
     assert closed_files(install.commands) == set()
+
+
+MARKUP = "Debian `13` ``x`` <img src=x> [a](https://example.org) **b** @moby | # 1 &lt; \\"
+
+
+def test_notes_show_a_builders_text_literally(releasable: Path, gh: Commands) -> None:
+    """Each text is in one code span, whose fence is longer than the backticks in the text."""
+    edit_manifest(releasable, lambda m: m["host"].update(distribution=MARKUP))
+    edit_manifest(releasable, lambda m: m["source"].update(location=MARKUP))
+    path = releasable / dist.EVIDENCE / dist.RESULTS
+    evidence = json.loads(path.read_text())
+    evidence["host"].update(distribution=MARKUP, kernel=MARKUP)
+    for suite in evidence["suites"].values():
+        for scenario in suite["scenarios"]:
+            scenario["reason"] = MARKUP
+    evidence["suites"]["unknown"] = evidence["suites"]["standalone"]
+    filesystem.write_json(path, evidence)
+    names = [path.name for path in path.parent.iterdir() if path.name != dist.SUMS]
+    (path.parent / dist.SUMS).write_text(dist.sums(dist.record(path.parent, names)))
+    run()
+    text = notes(releasable)
+    assert text.count(f"``` {MARKUP} ```") == text.count("<img") == 5
+
+
+@pytest.mark.parametrize("text", ["", " ", "`", "``", "a`b", "`a`", "a", "|"])
+def test_code_span(text: str) -> None:
+    span = code_span(text)
+    fence = span[: len(span) - len(span.lstrip("`"))]
+    assert span.endswith(fence)
+    inside = span[len(fence) : -len(fence)]
+    assert fence not in inside
+    assert inside.strip(" ") == text.strip(" ")
+    assert inside
+
+
+@pytest.mark.parametrize("name", ["a|b.image.tar", "<img>.image.tar", "a b.image.tar", "é.image.tar"])  # fmt: skip
+def test_names_that_github_would_change(releasable: Path, gh: Commands, name: str) -> None:
+    directory = releasable / dist.IMAGE / "root"
+    (old,) = directory.glob("*.image.tar")
+    old.rename(directory / name)
+    manifest = json.loads((directory / dist.MANIFEST).read_text())
+    for file in manifest["files"]:
+        if file["name"] == old.name:
+            file["name"] = name
+    dist.write_manifest(directory, manifest)
+    with pytest.raises(CheckError, match=re.escape(name)):
+        run()
 
 
 def test_gh_command(releasable: Path, gh: Commands) -> None:
