@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from ..core import dist, dry_run, filesystem, html, process, values
 from ..core.arch import Architecture, Target
@@ -123,11 +123,13 @@ def tag_of(version: str, revision: int) -> str:
 
 def _order(tag: str) -> Version | None:
     """A tag's sort key; None for a tag that is not ours."""
+    version, dash, revision = tag.partition("-")
     try:
-        version, _, revision = tag.partition("-")
-        return Version(f"{release_tag(version)}.post{int(revision or 1)}")
-    except (UsageError, ValueError, InvalidVersion):
+        release_tag(version)
+        number = values.revision("", revision) if dash else 1
+    except UsageError:
         return None
+    return Version(f"{version}.post{number}") if tag == tag_of(version, number) else None
 
 
 def release_blockers(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[str]:

@@ -7,10 +7,10 @@ format: a builder on another machine must not break a page or a terminal that sh
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import json
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def _is_time(text: str) -> bool:
     """True for a time that Python can read, which excludes RFC 3339's leap seconds."""
     try:
         # Python accepts every character between date and time.
-        return text.isprintable() and datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
+        found = dt.datetime.fromisoformat(text)
+        found.astimezone(dt.UTC)
+        return text.isprintable() and found.tzinfo is not None
+    except (ValueError, OverflowError):
         return False
 
 

@@ -80,8 +80,15 @@ def test_failures_have_several_lines() -> None:
     assert schemas.validation_error(document, schemas.EVIDENCE)
 
 
-def test_a_character_between_date_and_time() -> None:
-    document = documents.valid(documents.CROSS_CHECK, checked_at="2026-08-04\n12:27:40+00:00")
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-08-04\n12:27:40+00:00", "2026-08-04T12:27:40", "2026-08-04", "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00", "٢٣٢٦-08-04T12:27:40Z",
+    ],
+)  # fmt: skip
+def test_invalid_times(time: str) -> None:
+    document = documents.valid(documents.CROSS_CHECK, checked_at=time)
     assert schemas.validation_error(document, schemas.CROSS_CHECK)
 
 

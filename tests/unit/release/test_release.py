@@ -275,6 +275,20 @@ def test_release_with_different_content_is_refused(
         (["v0.33.0"], False),
         (["v0.32.2-2"], False),
         (["something", "v1", "dockerfile/1.9.0"], True),
+        (
+            [
+                "v0.32.2-٣",
+                "v0.32.2--3",
+                "v0.32.2-+3",
+                "v0.32.2-1_0",
+                "v0.32.2- 3",
+                "v0.32.2-03",
+                "v0.32.2-1",
+                "v0.32.2-",
+            ],
+            True,
+        ),
+        ([f"v0.32.2-{'9' * 5000}", "v٩.0.0", f"v{'9' * 5000}.0.0"], True),
     ],
 )
 def test_only_the_newest_release_is_the_latest(
