@@ -125,7 +125,7 @@ def _go(
     info: Mapping[str, Any], name: str, target: Target, *, version: str, package: str, cgo: str
 ) -> Iterator[Finding]:
     settings = info["Settings"]
-    yield equal(name, "Go", info.get("GoVersion", "").partition(" ")[0], version)
+    yield equal(name, "Go", info.get("GoVersion", ""), version)
     yield equal(name, "package", info.get("Path"), package)
     yield equal(name, "GOOS/GOARCH", f"{settings.get('GOOS')}/{settings.get('GOARCH')}", f"linux/{target.arch}")  # fmt: skip
     yield equal(name, "CGO_ENABLED", settings.get("CGO_ENABLED"), cgo)

@@ -11,7 +11,7 @@ from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
-from ..core import process
+from ..core import filesystem, process
 from ..core.errors import CheckError
 from .toolchain import NO_TELEMETRY, Go, environment
 
@@ -42,7 +42,7 @@ def read_elf(path: Path) -> Elf:
         CheckError: it is not an ELF program.
     """
     try:
-        with path.open("rb") as file:
+        with filesystem.open_regular(path) as file:
             return read_stream(file, path.name)
     except OSError as error:
         raise CheckError(f"{path.name} is not an ELF program: {error}", "build it again") from error

@@ -89,4 +89,4 @@ def compile_commands(source: Source, output: Path, scratch: Path) -> Go:
         shutil.move(built, output / command)
     go = ensure(pins.load())
     info = read_build_info(output / dist.COMMANDS[0], go)
-    return Go(go.command, info["GoVersion"].split()[0], "container")
+    return Go(go.command, info["GoVersion"], "container")

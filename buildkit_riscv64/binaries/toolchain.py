@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,12 +108,15 @@ def _ask(command: Path, *args: str, timeout: float = 60.0) -> process.Result:
 
 
 def _version_here(command: Path) -> str:
-    """Go's version, such as 'go1.26.10'; empty if it is not a Go for this architecture."""
-    # go version go1.26.10 linux/riscv64
-    words = _ask(command, "version").stdout.split()
-    if len(words) >= 4 and words[3] == f"linux/{Architecture.here()}":
-        return words[2]
-    return ""
+    """Go's version, such as 'go1.26.10'; empty if it is not a Go for this architecture.
+
+    A Go with more in its output, such as an experiment (`X:boringcrypto`), compiles other programs
+    than the release of that version.
+    """
+    answer = _ask(command, "version")
+    form = rf"go version (go[0-9][\w.+-]*) linux/{Architecture.here()}\n?"
+    found = re.fullmatch(form, answer.stdout, re.ASCII) if answer.ok else None
+    return found[1] if found else ""
 
 
 def candidates(pins: Pins) -> Iterator[Go]:

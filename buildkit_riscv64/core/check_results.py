@@ -91,7 +91,7 @@ def of_files(artifacts: dist.Artifacts, optional: Iterable[str] = ()) -> Iterato
         yield equal(name, "sha256", seen, record["sha256"])
     checksums = directory / dist.SUMS
     expected = dist.sums([*listed.values(), *dist.record(directory, [dist.MANIFEST])])
-    same = checksums.is_file() and checksums.read_bytes() == expected.encode()
+    same = checksums.is_file() and filesystem.read_bytes(checksums) == expected.encode()
     yield judged(
         dist.SUMS, "complete", same, "lists every file" if same else "differs", "all files"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -176,13 +177,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = 
         step_summary(title, header, rows)
 
 
+_MARKUP = re.compile(r"[\\`*\[\]<>|&]")
+
+
 def step_summary(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Add a table to the page of a GitHub Actions run."""
     page = os.environ.get("GITHUB_STEP_SUMMARY")
     if not page:
         return
-    # Escape the characters that end a cell or a row.
-    cells = [[" ".join(c.replace("|", r"\|").split()) for c in row] for row in (header, *rows)]
+    # Escape the characters that end a cell or a row, or begin markup.
+    cells = [[" ".join(_MARKUP.sub(r"\\\g<0>", c).split()) for c in row] for row in (header, *rows)]
     lines = [cells[0], ["---"] * len(header), *cells[1:]]
     with Path(page).open("a", encoding="utf-8") as file:
         file.write(f"### {title}\n\n")

@@ -37,6 +37,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -86,6 +87,10 @@ PARTS = (IMAGE, EVIDENCE, PACKAGES, RELEASE)
 LAYOUT = "layout"
 #: In an image's directory: the SBOM of its packages.
 PACKAGES_SBOM = "sbom.cdx.json"
+
+# Lines of SHA256SUMS.
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[^/.][^/]*(/[^/.][^/]*)*")
 
 
 def binary(command: str) -> str:
@@ -139,17 +144,16 @@ class Artifacts:
         """The checksums in SHA256SUMS, by file name.
 
         Raises:
-            CheckError: SHA256SUMS cannot be read.
+            CheckError: SHA256SUMS cannot be read, or is not in our format.
         """
         try:
-            lines = (self.path / SUMS).read_text().splitlines()
+            return parse_sums(filesystem.read_bytes(self.path / SUMS))
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
+            reason = error.strerror if isinstance(error, OSError) else error
             raise CheckError(
                 f"cannot read {filesystem.display_path(self.path / SUMS)}: {reason}",
                 Kind.of(self.path).rebuild,
             ) from error
-        return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
 
     def made_of(self, inputs: str) -> bool:
         """True when they were built from these inputs and have not been changed since."""
@@ -163,7 +167,9 @@ class Artifacts:
         """
         try:
             listed = self.path / SUMS
-            if listed.read_text() != sums([*self.files.values(), *record(self.path, [MANIFEST])]):
+            if filesystem.read_bytes(listed).decode() != sums(
+                [*self.files.values(), *record(self.path, [MANIFEST])]
+            ):
                 return False
             finished = listed.stat().st_mtime_ns
             for name, file in self.files.items():
@@ -239,17 +245,35 @@ def load(path: Path, kind: Kind | None = None) -> Artifacts:
         kind: its kind; by default the kind of its path in `dist/`.
 
     Raises:
-        CheckError: the description is missing or damaged.
+        CheckError: the description is missing or damaged, or a file in the directory that we read
+            is not a regular file.
     """
     kind = kind or Kind.of(path)
     description = path / kind.description
     try:
-        return Artifacts(path, documents.load(description, kind.schema, hint=kind.rebuild))
+        _require_regular(path, [kind.description, SUMS, VERDICT], kind)
+        manifest = documents.load(description, kind.schema, hint=kind.rebuild)
     except FileNotFoundError as error:
         noun, _, _, task = kind.value
         raise CheckError(
             f"no {noun} in {filesystem.display_path(path)}", f"run `invoke {task}` first"
         ) from error
+    _require_regular(path, [file["name"] for file in manifest.get("files", [])], kind)
+    return Artifacts(path, manifest)
+
+
+def _require_regular(directory: Path, names: Iterable[str], kind: Kind) -> None:
+    """Refuse links, fifos, devices and directories in the places of files; a file may be missing.
+
+    A link could lead out of the directory, to a file that changes after its check.
+    """
+    real = os.path.realpath(directory)
+    for name in names:
+        path = directory / name
+        if not os.path.lexists(path):
+            continue
+        if os.path.realpath(path) != os.path.join(real, name) or not path.is_file():  # noqa: PTH118 - Path.resolve raises for a loop
+            raise CheckError(f"{filesystem.display_path(path)} is not a regular file", kind.rebuild)
 
 
 def find(path: Path) -> Artifacts | None:
@@ -320,6 +344,29 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
 def sums(records: Iterable[Mapping[str, Any]]) -> str:
     """The text of SHA256SUMS, for `sha256sum --check`."""
     return "".join(f"{r['sha256']}  {r['name']}\n" for r in records)
+
+
+def parse_sums(content: bytes) -> dict[str, str]:
+    """The checksums in a SHA256SUMS that :func:`sums` wrote, by file name.
+
+    A valid name is relative and printable, and none of its parts begins with a dot, so it names a
+    file below the directory.
+
+    Raises:
+        ValueError: a line is invalid; the message is the reason.
+    """
+    found: dict[str, str] = {}
+    *lines, rest = content.decode().split("\n")
+    for line in lines:
+        sha256, _, name = line.partition("  ")
+        if not _SHA256.fullmatch(sha256) or not _NAME.fullmatch(name) or not name.isprintable():
+            raise ValueError(f"{documents.shown(line)} is not a checksum and a file's name")
+        if name in found:
+            raise ValueError(f"{documents.shown(name)} is listed twice")
+        found[name] = sha256
+    if rest or not found:
+        raise ValueError("the list is incomplete")
+    return found
 
 
 def _remove(path: Path) -> None:

@@ -197,7 +197,7 @@ def load(path: Path, schema: Path, *, error: type[Failure] = CheckError, hint: s
         Failure: of the class `error`; names the file and the reason.
     """
     try:
-        document = parse_json(path.read_bytes())
+        document = parse_json(filesystem.read_bytes(path))
         validate(document, schema)
     except FileNotFoundError:
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,9 +21,27 @@ from .console import size
 from .errors import StorageError
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file, or a link to one, for reading.
+
+    Raises:
+        OSError: there is no such file, or it is a fifo, a device or a directory. To open a fifo
+            would wait for a writer, and to open a device may act on it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; raises OSError as :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def sha256(path: Path) -> str:
-    """A file's digest, in hexadecimal."""
-    with path.open("rb") as file:
+    """The digest of a regular file, in hexadecimal; raises OSError as :func:`open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -55,8 +74,11 @@ def make_public(path: Path) -> None:
         if stat.S_ISLNK(mode):
             continue
         public = 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644
-        if stat.S_IMODE(mode) & 0o777 != public:
-            found.chmod(stat.S_IMODE(mode) & ~0o777 | public)
+        if stat.S_ISDIR(mode):
+            # New files in a directory with this mode get its group.
+            public |= mode & stat.S_ISGID
+        if stat.S_IMODE(mode) != public:
+            found.chmod(public)
 
 
 # A socket's path has at most 107 characters; ssh adds 17 characters temporarily. Some characters

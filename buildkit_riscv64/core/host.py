@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from . import process
+from . import process, schemas
 from .arch import Architecture
 
 
@@ -152,9 +152,9 @@ def facts() -> HostInfo:
     return HostInfo(
         arch=str(Architecture.here()),
         execution=str(execution()),
-        kernel=f"{platform.system()} {platform.release()}",
-        cpu=cpu(),
+        kernel=schemas.line(f"{platform.system()} {platform.release()}"),
+        cpu=schemas.line(cpu()),
         cpus=cpus(),
         memory_bytes=memory_bytes(),
-        distribution=distribution(),
+        distribution=schemas.line(distribution()),
     )

@@ -156,7 +156,7 @@ def _document(path: Path, kind: str) -> Any:
         OSError: the document cannot be read.
         InvalidDocumentError: the document is invalid.
     """
-    found = documents.parse_json(path.read_bytes())
+    found = documents.parse_json(filesystem.read_bytes(path))
     documents.validate(found, schemas.OCI, kind)
     return found
 

@@ -32,7 +32,7 @@ from ..system import apt
 from . import check, layout, registry
 from .variants import Variant
 
-_RELEASE = re.compile(r"(v\d+\.\d+)\.\d+")
+_RELEASE = re.compile(r"(v[0-9]{1,9}\.[0-9]{1,9})\.[0-9]{1,9}")
 
 
 @dataclass(frozen=True, kw_only=True)

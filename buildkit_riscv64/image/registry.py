@@ -34,7 +34,7 @@ USERNAME, PASSWORD = "REGISTRY_USERNAME", "REGISTRY_PASSWORD"
 _LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
-    rf"(?P<name>{_LABEL}(?:\.{_LABEL})*)(?P<port>:\d{{1,5}})?/(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
+    rf"(?P<name>{_LABEL}(?:\.{_LABEL})*)(?P<port>:[0-9]{{1,5}})?/(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
 )
 
 # Messages of skopeo 1.9 and 1.18.

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import dist, dry_run, filesystem, git, process, project
+from ..core import dist, documents, dry_run, filesystem, git, process, project, schemas
 from ..core.arch import Architecture, Target
-from ..core.console import confirm, log
+from ..core.console import confirm, count, log, warn
+from ..core.documents import shown
 from ..core.errors import (
     CheckError,
     ConnectionLostError,
@@ -26,6 +28,7 @@ from ..core.errors import (
     NotNativeError,
     UsageError,
 )
+from ..core.host import Execution
 from ..image.variants import Variant
 from ..validation import evidence
 from . import git_files, machines
@@ -78,6 +81,18 @@ exit $code
 _RESULT = re.compile(
     rf"dist/(?P<target>[^/]+)/((?P<part>{dist.IMAGE}/({'|'.join(Variant)})|{dist.EVIDENCE}|{dist.PACKAGES})/)?{dist.SUMS}"
 )
+
+# Results of `invoke benchmark`, as benchmarks/records.py names them.
+_BENCHMARK = re.compile(
+    rf"{RESULTS}/builds\.linux-(?P<arch>[a-z0-9]+)\.(?P<execution>{'|'.join(Execution)})\.json"
+)
+
+#: Limits of sizes in bytes: of a SHA256SUMS or results of benchmarks, and of any other file. Image
+#: archives have some hundred MiB.
+_LARGEST_LIST = 16 << 20
+_LARGEST_FILE = 4 << 30
+
+_DAMAGED = "run it again; if it fails again, the remote files are damaged: rebuild with --force"
 
 #: Tasks whose results are always copied back.
 _BUILD_TASKS = {"build-binaries", "build-image", "validate", "build-packages"}
@@ -308,25 +323,42 @@ def pull(before: Mapping[str, str], remote: RemoteHost) -> list[Path]:
 
     Raises:
         MachineError: the connection was lost.
-        CheckError: a file's checksum does not match.
+        CheckError: a file does not match its checksum, or is not one that the command writes.
         UsageError: the remote host lists an unknown path.
     """
     copied = []
-    results = False
     for path, digest in remote.checksums.items():
         here = project.ROOT / path
         if here.is_file() and (before.get(path) == digest or filesystem.sha256(here) == digest):
             continue
-        if here.name != dist.SUMS:
-            results = True
-            continue
-        copied.append(_copy_back(remote, path, digest))
-    if results:
-        remote.destination.rsync(
-            "--archive", "--no-owner", "--no-group", "--update",
-            f":{remote.directory}/{RESULTS}/", f"{project.ROOT / RESULTS}/",
-        )  # fmt: skip
+        if here.name == dist.SUMS:
+            copied.append(_copy_back(remote, path, digest))
+        else:
+            _copy_benchmark(remote, path, digest)
     return copied
+
+
+def _fetch(remote: RemoteHost, source: str, names: Iterable[str], to: Path, most: int) -> None:
+    """Copy files of a directory on the remote host, as far as they are regular files.
+
+    Args:
+        remote: the remote host.
+        source: the directory in the remote checkout.
+        names: the files, relative to the directory.
+        to: the local directory.
+        most: the largest size in bytes; larger files are not copied.
+
+    Raises:
+        MachineError: the connection was lost.
+    """
+    with tempfile.NamedTemporaryFile() as listed:
+        listed.write("".join(f"{name}\0" for name in names).encode())
+        listed.flush()
+        remote.destination.rsync(
+            # Without --archive, rsync copies no links, devices and fifos, and no setuid mode.
+            "--times", "--no-implied-dirs", "--ignore-missing-args", f"--max-size={most}", "--from0",
+            f"--files-from={listed.name}", f":{remote.directory}/{source}/", f"{to}/",
+        )  # fmt: skip
 
 
 def _copy_back(remote: RemoteHost, path: str, digest: str) -> Path:
@@ -338,18 +370,13 @@ def _copy_back(remote: RemoteHost, path: str, digest: str) -> Path:
             "check what its login shell prints: `ssh HOST true` must print nothing",
         )
     target, part = Target.parse(match["target"]), match["part"] or ""
+    source = str(Path(path).parent)
     with dist.lock(target), dist.staging(target, part=part) as stage:
-        remote.destination.rsync(
-            "--archive", "--no-owner", "--no-group",
-            # Each part has its own checksums and is copied after the binaries.
-            *([] if part else [f"--exclude=/{name}" for name in dist.PARTS]),
-            f":{remote.directory}/{Path(path).parent}/", f"{stage}/",
-        )  # fmt: skip
-        if damaged := _damaged(stage, digest):
-            raise CheckError(
-                f"{target.name}/{f'{part}/' if part else ''}{damaged} does not match its checksum on {remote.destination.label}",
-                "run it again; if it fails again, the remote files are damaged: rebuild with --force",
-            )
+        _fetch(remote, source, [dist.SUMS], stage, _LARGEST_LIST)
+        _require_intact(remote, source, stage, {dist.SUMS: digest})
+        listed = _listed(remote, stage / dist.SUMS, path)
+        _fetch(remote, source, listed, stage, _LARGEST_FILE)
+        _require_intact(remote, source, stage, {**listed, dist.SUMS: digest})
         if not part:
             return dist.publish(stage, target, machine=remote.arch).path
         artifacts = dist.publish_part(stage, target, part)
@@ -357,18 +384,88 @@ def _copy_back(remote: RemoteHost, path: str, digest: str) -> Path:
     return artifacts.path
 
 
-def _damaged(stage: Path, digest: str) -> str:
-    """The first file that does not match SHA256SUMS, which must have this digest; empty if all match."""
+def _listed(remote: RemoteHost, copy: Path, path: str) -> dict[str, str]:
+    """The checksums in a copied SHA256SUMS, by file name; `path` is its remote path.
+
+    Raises:
+        CheckError: the list is invalid, or has a file that no build on the remote host writes.
+    """
+    place = f"{path} on {remote.destination.label}"
     try:
-        if filesystem.sha256(stage / dist.SUMS) != digest:
-            return dist.SUMS
-        for line in (stage / dist.SUMS).read_text().splitlines():
-            wanted, _, name = line.partition("  ")
-            if not (stage / name).is_file() or filesystem.sha256(stage / name) != wanted:
-                return name or dist.SUMS
-    except (OSError, ValueError):
-        return dist.SUMS
-    return ""
+        listed = dist.parse_sums(copy.read_bytes())
+    except ValueError as error:
+        raise CheckError(f"cannot use {place}: {error}", _DAMAGED) from error
+    for name in listed:
+        # Each part has its own checksums, and only this host writes the verdict of a cross-check.
+        if name.split("/")[0] in {dist.VERDICT, *dist.PARTS}:
+            raise CheckError(f"{place} lists {shown(name)}, which is not a file of it", _DAMAGED)
+    return listed
+
+
+def _require_intact(
+    remote: RemoteHost, source: str, copy: Path, checksums: Mapping[str, str]
+) -> None:
+    """Compare a copied directory with its checksums; it must contain nothing else.
+
+    Raises:
+        CheckError: names the first wrong file.
+    """
+    known = {Path(name) for name in checksums}
+    known |= {parent for path in known for parent in path.parents}
+    for path in copy.rglob("*"):
+        found = path.relative_to(copy)
+        if found not in known or path.is_symlink():
+            raise CheckError(
+                f"{remote.destination.label} sent {shown(f'{source}/{found}')}, which is not a listed regular file",
+                _DAMAGED,
+            )
+    for name, wanted in checksums.items():
+        try:
+            good = filesystem.sha256(copy / name) == wanted
+        except OSError:
+            good = False
+        if not good:
+            raise CheckError(
+                f"{source}/{name} does not match its checksum on {remote.destination.label}, or is not a regular file there",
+                _DAMAGED,
+            )
+
+
+def _copy_benchmark(remote: RemoteHost, path: str, digest: str) -> None:
+    """Copy new runs of `invoke benchmark` back; other files are only reported.
+
+    Raises:
+        MachineError: the connection was lost.
+        CheckError: the results are damaged or invalid, or lack runs that are recorded here.
+    """
+    label = remote.destination.label
+    match = _BENCHMARK.fullmatch(path)
+    if match is None or match["arch"] != remote.arch:
+        warn(f"{shown(path)} stays on {label}: `invoke benchmark` does not write it there")
+        return
+    here = project.ROOT / path
+    name = here.name
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory)
+        _fetch(remote, RESULTS, [name], copy, _LARGEST_LIST)
+        _require_intact(remote, RESULTS, copy, {name: digest})
+        try:
+            new = documents.parse_json((copy / name).read_bytes())
+            documents.validate(new, schemas.BENCHMARK)
+        except documents.InvalidDocumentError as error:
+            raise CheckError(f"cannot use {path} on {label}: {error}", _DAMAGED) from error
+    runs = documents.load(here, schemas.BENCHMARK)["runs"] if here.exists() else []
+    if new["runs"][: len(runs)] != runs:
+        raise CheckError(
+            f"{path} on {label} lacks runs that are recorded here, or has changed them",
+            f"move {path} away, and copy the new runs by hand",
+        )
+    host = {"arch": match["arch"], "execution": match["execution"]}
+    if any(host.items() - run["host"].items() for run in new["runs"]):
+        raise CheckError(f"{path} on {label} has runs of another kind of machine", _DAMAGED)
+    here.parent.mkdir(parents=True, exist_ok=True)
+    filesystem.write_json(here, new)
+    log(f"copied back {filesystem.display_path(here)}: {count(len(new['runs']) - len(runs), 'new run')}")  # fmt: skip
 
 
 def on(

@@ -44,7 +44,7 @@ def programs(archive: Path, names: Container[str]) -> Iterator[tuple[str, str]]:
         CheckError: it cannot be read.
         MissingRequirementError: a tool of :data:`TOOLS` is missing.
     """
-    content = archive.read_bytes()
+    content = filesystem.read_bytes(archive)
     if reader := READERS.get(archive.suffix):
         content = process.pipe_through(reader, content, error=CheckError)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,18 @@ def _unproven(evidence: Mapping[str, Any]) -> dict[str, int]:
     return reasons
 
 
+def code_span(text: str) -> str:
+    """A builder's text as literal text in Markdown; the text is one line, outside tables.
+
+    In a code span nothing is markup, a link, HTML or the name of a user. Only backticks could end
+    it; a span cannot be empty.
+    """
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest or not text.strip() else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
 def render(release: Mapping[str, Any], phases: Mapping[str, phase_status.PhaseStatus]) -> str:
     """Render the notes of a release, in Markdown.
 
@@ -34,14 +47,16 @@ def render(release: Mapping[str, Any], phases: Mapping[str, phase_status.PhaseSt
     import jinja2
 
     environment = jinja2.Environment(
-        # Markdown; the data has passed our schemas.
+        # Markdown; the schemas allow one line of any printable text, see code_span().
         autoescape=False,  # noqa: S701
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": duration, "size": size, "executed": host.executed}
+    environment.filters |= {
+        "duration": duration, "size": size, "executed": host.executed, "code": code_span,
+    }  # fmt: skip
     binaries, evidence = phases["binaries"], phases["validation"].manifest
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         release=release, binaries=binaries.manifest, evidence=evidence, suites=SUITES,

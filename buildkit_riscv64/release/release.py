@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from ..core import dist, dry_run, filesystem, html, process, values
 from ..core.arch import Architecture, Target
 from ..core.console import count, log, step, warn
+from ..core.documents import shown
 from ..core.errors import CheckError, MismatchError, NetworkError, UsageError
 from ..core.pins import release_tag
 from ..image import archive
@@ -35,6 +37,8 @@ NOTES = "NOTES.md"
 PUBLIC_KEY = "buildkit-riscv64.asc"
 #: The signature of SHA256SUMS, which covers every file.
 SIGNATURE = f"{dist.SUMS}.asc"
+# GitHub replaces other characters in the names of files.
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*")
 # Files that depend on the signing key, or on the time of the cross-check.
 _DERIVED = (dist.SUMS, SIGNATURE, PUBLIC_KEY, DESCRIPTION, f".{dist.VERDICT}")
 
@@ -119,11 +123,13 @@ def tag_of(version: str, revision: int) -> str:
 
 def order(tag: str) -> Version | None:
     """The sort key of a tag; None for a tag that is not ours."""
+    version, dash, revision = tag.partition("-")
     try:
-        version, _, revision = tag.partition("-")
-        return Version(f"{release_tag(version)}.post{int(revision or 1)}")
-    except (UsageError, ValueError, InvalidVersion):
+        release_tag(version)
+        number = values.revision("", revision) if dash else 1
+    except UsageError:
         return None
+    return Version(f"{version}.post{number}") if tag == tag_of(version, number) else None
 
 
 def assets(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[Asset]:
@@ -170,6 +176,16 @@ def assets(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[A
 
 def _take(asset: Asset, stage: Path) -> dict[str, Any]:
     """Add a file to the release; return its record."""
+    if asset.path.is_symlink() or not asset.path.is_file():
+        raise CheckError(
+            f"{filesystem.display_path(asset.path)} is not a regular file",
+            "rebuild it: run `invoke status` for the command",
+        )
+    if not _NAME.fullmatch(asset.name):
+        raise CheckError(
+            f"{shown(asset.name)} cannot be published: GitHub allows letters, digits and . _ + - in names",
+            "rebuild it: run `invoke status` for the command",
+        )
     path = stage / asset.name
     if dry_run.active():
         path = asset.path

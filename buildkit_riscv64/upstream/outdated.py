@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import requests
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from ..core import documents, pins, project, schemas
 from ..core.errors import Failure, NetworkError
@@ -115,7 +115,7 @@ def _action(client: Client, name: str, commit: str, version: str) -> Pin:
         )
     try:
         behind = Version(newest) > Version(version)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, or a number of thousands of digits
         return Pin(name, version, newest, State.UNKNOWN, "not a version")
     return Pin(name, version, newest, State.BEHIND if behind else State.CURRENT)
 

@@ -373,7 +373,7 @@ def _marked(issues: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[
 def released(releases: Iterable[Mapping[str, Any]]) -> set[str]:
     """The upstream versions that we have released; `v0.33.0-2` is a revision of v0.33.0."""
     published = (str(one["tag_name"]) for one in releases if not one["draft"])
-    return {re.sub(r"-\d+$", "", tag) for tag in published}
+    return {re.sub(r"-[0-9]+\Z", "", tag) for tag in published}
 
 
 def _close_issue(ours: Repository, number: int, why: str, *, done: bool) -> Step:

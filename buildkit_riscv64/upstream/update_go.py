@@ -19,7 +19,7 @@ def needed() -> str:
         SourceError: `pins/upstream/go.mod` has no Go version.
     """
     path = project.UPSTREAM_MODULE / "go.mod"
-    found = re.search(r"^go (\d+\.\d+(?:\.\d+)?)$", path.read_text(), re.M)
+    found = re.search(r"^go (\d+\.\d+(?:\.\d+)?)$", path.read_text(), re.M | re.A)
     if not found:
         raise SourceError("pins/upstream/go.mod has no Go version", "git checkout pins/upstream/")
     return found[1]

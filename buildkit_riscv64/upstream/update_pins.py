@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from ..binaries import bundle as bundles
 from ..binaries import source as sources
 from ..binaries import toolchain
 from ..binaries.source import json_stream
-from ..core import dist, dry_run, filesystem, pins, process, project, timestamps
+from ..core import dist, documents, dry_run, filesystem, pins, process, project, timestamps
 from ..core.console import log
 from ..core.errors import Failure, MissingRequirementError, NetworkError, SourceError, UsageError
 
@@ -277,5 +276,14 @@ def _write(
 
 
 def _commit_time(module: dict[str, Any]) -> datetime:
-    when = json.loads(Path(module["Info"]).read_text())["Time"]
-    return datetime.fromisoformat(when.replace("Z", "+00:00")).astimezone(UTC)
+    try:
+        info = documents.parse_json(Path(module["Info"]).read_bytes())
+        found = datetime.fromisoformat(info["Time"])
+        if found.tzinfo is None:
+            raise ValueError("its time has no zone")
+        return found.astimezone(UTC)
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SourceError(
+            f"cannot read the commit's time in the module proxy's answer: {error}",
+            "go clean -modcache; run it again",
+        ) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ..core import schemas
 from ..core.errors import TERMINAL_CONTROLS
 from .suites import MAY_BE_NOT_PROVEN, ScenarioOutcome, group_of
 
@@ -61,8 +62,8 @@ def describe(item: pytest.Item) -> dict[str, str]:
     call = getattr(item, "callspec", None)
     return {
         **_suite_and_group(item.path),
-        "name": _text(name),
-        "title": _text(f"{title} [{call.id}]" if call else title),
+        "name": schemas.line(_text(name)),
+        "title": schemas.line(_text(f"{title} [{call.id}]" if call else title)),
     }
 
 
@@ -83,7 +84,7 @@ class _ScenarioResult:
     def as_json(self) -> dict[str, Any]:
         return {
             "outcome": self.outcome, "seconds": round(self.seconds, 3),
-            "reason": _text(self.reason), "failure": _text("\n\n".join(self.failures)),
+            "reason": schemas.line(_text(self.reason)), "failure": _text("\n\n".join(self.failures)),
             "logs": self.logs,
         }  # fmt: skip
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +43,47 @@ C: dict[str, Any] = {
 }  # fmt: skip
 GO = Go(Path("/go/bin/go"), "go1.26.10", "system")
 MACHINES = {"amd64": 62, "arm64": 183, "riscv64": 243}
+
+
+@contextlib.contextmanager
+def promptly(seconds: float = 20.0) -> Iterator[None]:
+    """Fail the test, instead of hanging, when a call waits for a fifo's other end."""
+
+    def expire(*_: object) -> None:
+        pytest.fail(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _to_link(path: Path) -> None:
+    """Move a file out of its directory, and leave a link to it."""
+    outside = path.parents[2] / f"outside-{path.name}"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+
+
+def _to_other(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+#: Replace a file by something that is not a regular file.
+IRREGULAR: dict[str, Callable[[Path], None]] = {
+    "fifo": _to_other(os.mkfifo),
+    "device": _to_other(lambda path: path.symlink_to("/dev/null")),
+    "directory": _to_other(Path.mkdir),
+    "link": _to_link,
+    "loop": _to_other(lambda path: path.symlink_to(path.name)),
+}
 
 
 @dataclass(frozen=True)

@@ -727,7 +727,7 @@ def test_make(commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(make, "ensure", lambda _pins: GO)
     monkeypatch.setattr(make, "read_build_info", lambda _path, _go: {"GoVersion": "go1.25.1 X:x"})
     go = make.compile_commands(upstream, tmp_path / "bin", tmp_path / "scratch")
-    assert (go.version, go.origin) == ("go1.25.1", "container")
+    assert (go.version, go.origin) == ("go1.25.1 X:x", "container")
     assert (tmp_path / "bin" / "buildkitd").read_text() == "buildkitd"
 
 

@@ -194,9 +194,13 @@ def test_no_build_information(directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "bin/buildctl: program: buildctl has no Go build information" in failed(directory)
 
 
-def test_go_experiment_is_accepted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info(monkeypatch, lambda i: i.update(GoVersion="go1.26.10 X:boringcrypto"))
-    assert failed(directory) == []
+@pytest.mark.parametrize(
+    "version", ["go1.26.10 X:boringcrypto", "go1.26.10-other", "go1.26.100", " go1.26.10", "go1.26.10\n"]
+)  # fmt: skip
+def test_other_go(directory: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """An experiment changes the compiled program: it is not the pinned Go."""
+    info(monkeypatch, lambda i: i.update(GoVersion=version))
+    assert f"bin/buildctl: Go: {version}, expected go1.26.10" in failed(directory)
 
 
 @pytest.mark.parametrize(

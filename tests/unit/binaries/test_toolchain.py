@@ -165,6 +165,34 @@ def test_go_for_another_architecture_is_ignored(
         toolchain.ensure(PINS)
 
 
+@pytest.mark.parametrize(
+    "reported",
+    [
+        "go1.26.10 linux/amd64 more", "go1.26.10 linux/amd64\nmore", "go1.26.10 X:boringcrypto linux/amd64",
+        "go1.26.10  linux/amd64", "more go1.26.10 linux/amd64", "go1.26.10\u00a0 linux/amd64",
+    ],
+)  # fmt: skip
+def test_only_the_exact_output_is_a_version(
+    script: Script, path: Callable[..., None], reported: str
+) -> None:
+    path(go(script, "a", reported))
+    assert toolchain.find(PINS) is None
+
+
+@pytest.mark.parametrize("version", ["go1.26.1", "go1.26.100", "go1.26.10-other", "go1.26.10rc1"])
+def test_version_that_begins_like_the_pinned_one(
+    script: Script, path: Callable[..., None], version: str
+) -> None:
+    path(go(script, "a", f"{version} linux/amd64"))
+    assert toolchain.find(PINS) is None
+    assert [one.version for one in toolchain.candidates(PINS)] == [version]
+
+
+def test_go_that_fails_is_ignored(script: Script, path: Callable[..., None]) -> None:
+    path(script("a/go", "echo go version go1.26.10 linux/amd64; exit 1"))
+    assert list(toolchain.candidates(PINS)) == []
+
+
 @pytest.mark.parametrize("content", ["\x7fELF for something else", "#!/no/interpreter\n", ""])
 def test_go_that_cannot_run_is_ignored(
     script: Script, path: Callable[..., None], content: str

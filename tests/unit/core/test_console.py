@@ -207,6 +207,8 @@ def test_cells_of_the_step_summary_are_escaped(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     console.step_summary("Title", ("a",), [("1 | 2\n| 3 |",)])
     assert page.read_text().splitlines()[4] == r"| 1 \| 2 \| 3 \| |"
+    console.step_summary("Title", ("a",), [("\\\\| <b> [x](y) `z` &lt;",)])
+    assert page.read_text().splitlines()[10] == r"| \\\\\| \<b\> \[x\](y) \`z\` \&lt; |"
 
 
 def test_a_table_is_as_narrow_as_its_content(capsys: pytest.CaptureFixture[str]) -> None:

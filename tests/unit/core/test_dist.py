@@ -18,7 +18,7 @@ from buildkit_riscv64.core.arch import Architecture, Target
 from buildkit_riscv64.core.errors import BusyError, CheckError, NotNativeError, StorageError
 
 from .. import documents
-from ..factories import edit_manifest
+from ..factories import IRREGULAR, edit_manifest, promptly
 
 TARGET = Target.parse("linux-riscv64")
 
@@ -582,3 +582,55 @@ def test_targets(place: Path) -> None:
         (place / name).mkdir()
     (place / "linux-file").touch()
     assert [target.name for target in dist.targets()] == ["linux-amd64", "linux-riscv64"]
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("name", [dist.MANIFEST, dist.SUMS, dist.VERDICT, "bin/buildctl"])
+def test_only_regular_files_are_loaded(place: Path, name: str, kind: str) -> None:
+    path = publish("one").path / name
+    path.touch()
+    IRREGULAR[kind](path)
+    with promptly(), pytest.raises(CheckError) as caught:
+        dist.load(path.parents[name.count("/")])
+    assert str(filesystem.display_path(path)) in caught.value.brief
+    assert "build-binaries" in caught.value.hint
+
+
+def test_a_build_replaces_a_fifo(place: Path) -> None:
+    path = publish("one").path
+    IRREGULAR["fifo"](path / dist.MANIFEST)
+    with promptly():
+        assert dist.find(path) is None
+        assert publish("two").manifest["host"]["cpu"] == "two"
+    assert tree(path) == stage_of("two")
+
+
+def test_irregular_files_are_not_compared(place: Path) -> None:
+    """A file can be replaced after its directory was loaded."""
+    found = publish("one")
+    IRREGULAR["fifo"](found.path / "bin" / "buildctl")
+    (found.path / dist.SUMS).touch()
+    IRREGULAR["fifo"](found.path / dist.SUMS)
+    with promptly():
+        assert not found.unchanged()
+        with pytest.raises(CheckError, match=dist.SUMS):
+            found.sums()
+
+
+def test_parse_sums() -> None:
+    found = {"bin/buildctl": "a" * 64, "a b": "b" * 64, "é": "c" * 64}
+    text = dist.sums({"name": name, "sha256": sha256} for name, sha256 in found.items())
+    assert dist.parse_sums(text.encode()) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "x", "x\n", f"{'a' * 64}  x", f"{'a' * 64} x\n", f"{'A' * 64}  x\n", f"{'a' * 63}  x\n",
+        f"{'a' * 64}  x\n" * 2, f"\\{'a' * 64}  a\\nb\n", f"{'a' * 64}  x\n\n", "\udcff",
+        *(f"{'a' * 64}  {name}\n" for name in ("", "/x", "../x", "a/../x", ".x", "a//b", "a/", "a\tb", "a\x7f", "a\u2028")),
+    ],
+)  # fmt: skip
+def test_invalid_sums(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        dist.parse_sums(text.encode("utf-8", "surrogateescape"))

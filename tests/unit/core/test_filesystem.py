@@ -7,12 +7,15 @@ import os
 import re
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from buildkit_riscv64.core import filesystem, host
 from buildkit_riscv64.core.errors import StorageError
+
+from ..factories import promptly
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_make_public(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0o2700)
     (tmp_path / "a" / "file").touch(mode=0o600)
     (tmp_path / "program").touch()
-    (tmp_path / "program").chmod(0o777)
+    (tmp_path / "program").chmod(0o7777)
     (tmp_path / "good").touch()
     (tmp_path / "good").chmod(0o644)
     (tmp_path / "link").symlink_to("missing")
@@ -121,3 +124,32 @@ def test_make_public(tmp_path: Path) -> None:
     modes = {path.name: f"{path.stat().st_mode & 0o7777:o}" for path in paths}
     assert modes == {"a": "2755", "file": "644", "program": "755", "good": "644"}
     assert (tmp_path / "good").stat().st_ctime_ns == changed
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("make", [fifo, device, Path.mkdir])
+@pytest.mark.parametrize(
+    "read", [filesystem.sha256, filesystem.read_bytes, filesystem.open_regular]
+)
+def test_only_regular_files_are_read(
+    tmp_path: Path, make: Callable[[Path], object], read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "it"
+    make(path)
+    with promptly(), pytest.raises(OSError, match="not a regular file") as caught:
+        read(path)
+    assert caught.value.filename == str(path)
+
+
+def test_a_link_to_a_regular_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert filesystem.read_bytes(tmp_path / "link") == b"content"
+    assert filesystem.sha256(tmp_path / "link") == hashlib.sha256(b"content").hexdigest()

@@ -162,3 +162,12 @@ def test_facts(proc: Fake, on: Callable[[str], None]) -> None:
     assert facts["execution"] == "native"
     assert facts["cpus"] == host.cpus() >= 1
     assert list(facts) == ["arch", "execution", "kernel", "cpu", "cpus", "memory_bytes", "distribution"]  # fmt: skip
+
+
+def test_facts_are_single_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schemas of our documents refuse other text."""
+    for name in ("cpu", "distribution"):
+        monkeypatch.setattr(host, name, lambda: "a\tb\n\x1b[2Jc")
+    facts = host.facts()
+    assert facts.cpu == facts.distribution == "a b [2Jc"
+    assert facts.kernel.isprintable()

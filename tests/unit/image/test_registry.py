@@ -64,7 +64,7 @@ def test_repositories(text: str, host: str, repository: str) -> None:
         "ghcr.io/me/x:v1", "ghcr.io:v1", f"ghcr.io/x@sha256:{'0' * 64}", "ghcr.io/Me/x",
         "GHCR.io/me/x", "-ghcr.io/x", "--tls-verify=false/x", "ghcr.io/-x", "ghcr.io/x-",
         "ghcr.io//x", "ghcr.io/x/", "ghcr.io/a..b", "ghcr.io/a/../b", "ghcr.io/x y", "ghcr.io/x\n",
-        "ghcr.io:0/x", "ghcr.io:65536/x", "ghcr.io:/x", "ghcr.io:port/x", "[::1]:5000/x",
+        "ghcr.io:0/x", "ghcr.io:65536/x", "ghcr.io:/x", "ghcr.io:port/x", "ghcr.io:٣٣٣٣/x", "[::1]:5000/x",
         "me/buildkit", "..", "", f"ghcr.io/{'x' * 250}", "ghcr.io/é", "$(id).io/x",
     ],
 )  # fmt: skip

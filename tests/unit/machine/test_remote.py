@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import records
 from buildkit_riscv64.core import dist, filesystem, project
 from buildkit_riscv64.core.arch import Architecture
 from buildkit_riscv64.core.errors import (
@@ -31,6 +34,7 @@ from buildkit_riscv64.validation.artifacts import programs
 from buildkit_riscv64.validation.environment.waiting import BOUND, alive, eventually
 
 from .. import documents
+from ..factories import IRREGULAR, promptly
 from ..image_factories import make_image
 from .conftest import MachineCommands
 
@@ -394,16 +398,41 @@ def far(
     directory = Path(shutil.copytree(pristine, tmp_path / "far" / "linux-riscv64"))
 
     def rsync(_self: Destination, *args: str) -> None:
-        *options, source, target = args
+        *_, source, target = args
         start = f":{HOST.directory}/dist/linux-riscv64/"
         assert source.startswith(start)
-        shutil.copytree(directory / source.removeprefix(start), target, dirs_exist_ok=True)
-        for option in options:
-            if option.startswith("--exclude=/"):
-                shutil.rmtree(target + option.removeprefix("--exclude=/"), ignore_errors=True)
+        for name in asked_for(args):
+            copied = Path(target) / name
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            # Copies anything, unlike rsync.
+            command = ["cp", "-a", str(directory / source.removeprefix(start) / name), str(copied)]
+            subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
 
     monkeypatch.setattr(Destination, "rsync", rsync)
     return directory
+
+
+def asked_for(args: Sequence[str]) -> list[str]:
+    """The files that rsync shall copy."""
+    (path,) = (arg.partition("=")[2] for arg in args if arg.startswith("--files-from="))
+    return Path(path).read_text().split("\0")[:-1]
+
+
+@pytest.fixture
+def damage(far: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], object]], None]:  # fmt: skip
+    """Damage each copy of a whole directory."""
+
+    def install(change: Callable[[Path], object]) -> None:
+        rsync = Destination.rsync
+
+        def damaged(self: Destination, *args: str) -> None:
+            rsync(self, *args)
+            if asked_for(args) != [dist.SUMS]:
+                change(Path(args[-1]))
+
+        monkeypatch.setattr(Destination, "rsync", damaged)
+
+    return install
 
 
 def after(far: Path, arch: Architecture = Architecture.RISCV64) -> RemoteHost:
@@ -465,20 +494,18 @@ TRANSFERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("what", TRANSFERS)
 @pytest.mark.parametrize("known", [False, True])
 def test_pull_rejects_a_damaged_transfer(
-    far: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch, what: str, known: bool
+    far: Path,
+    pristine: Path,
+    damage: Callable[[Callable[[Path], object]], None],
+    what: str,
+    known: bool,
 ) -> None:
     here = project.DIST / "linux-riscv64"
     if known:
         shutil.copytree(pristine, here)
         (here / dist.SUMS).write_text("older\n")
     before = files(project.DIST) if known else {}
-    rsync = Destination.rsync
-
-    def damage(self: Destination, *args: str) -> None:
-        rsync(self, *args)
-        TRANSFERS[what](Path(args[-1]))
-
-    monkeypatch.setattr(Destination, "rsync", damage)
+    damage(TRANSFERS[what])
     with pytest.raises(CheckError) as caught:
         remote.pull({}, after(far))
     for fact in (f"linux-riscv64/{what.split(maxsplit=1)[0]} ", "me@board"):
@@ -496,28 +523,251 @@ def test_pull_rejects_invalid_checksums(far: Path, content: str) -> None:
     assert not (project.DIST / "linux-riscv64").exists()
 
 
+NAMES = [
+    "../x", "/etc/x", "bin/../../x", ".hidden", "bin/.hidden", "bin//x", "bin/", "", "x\x1b[2J", "x\r", "x\u2028y",
+    dist.VERDICT, f"{dist.VERDICT}/x", "evidence/evidence.json", "image/root/x", "packages/x", "release/x", "bin/buildctl",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pull_refuses_a_list_of_other_files(far: Path, name: str) -> None:
+    """Names outside the directory, verdicts, parts with lists of their own, and repeated names."""
+    shutil.copytree(far, project.DIST / far.name)
+    before = files(project.DIST)
+    with (far / dist.SUMS).open("a") as listed:
+        listed.write(f"{hashlib.sha256(b'{}').hexdigest()}  {name}\n")
+    path = far / name
+    if name and path.resolve().is_relative_to(far) and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    with pytest.raises(CheckError, match="me@board"):
+        remote.pull({}, after(far))
+    left = {n: c for n, c in files(project.DIST).items() if not n.endswith(".lock")}
+    assert left == before
+    assert not list(project.DIST.glob(".*staging*"))
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("name", ["bin/buildctl", dist.MANIFEST])
+def test_pull_refuses_irregular_files(far: Path, name: str, kind: str) -> None:
+    """Whatever rsync lets pass."""
+    remote_host = after(far)
+    IRREGULAR[kind](far / name)
+    with promptly(), pytest.raises(CheckError, match=rf"linux-riscv64/{name}\b"):
+        remote.pull({}, remote_host)
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+@pytest.mark.parametrize("name", ["other", dist.VERDICT, "bin/other", "directory/x", "evidence/evidence.json"])  # fmt: skip
+def test_pull_refuses_files_that_are_not_listed(
+    far: Path, damage: Callable[[Callable[[Path], object]], None], name: str
+) -> None:
+    def add(directory: Path) -> None:
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text("{}")
+
+    damage(add)
+    with pytest.raises(CheckError, match=name.split("/", maxsplit=1)[0]):
+        remote.pull({}, after(far))
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+@pytest.fixture
+def real_rsync(
+    pristine: Path,
+    tmp_path: Path,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    on: Callable[[str], None],
+    script: Callable[[str, str], Path],
+) -> tuple[Path, Callable[[], RemoteHost]]:
+    """The remote dist/linux-riscv64 behind the real rsync, and a function that lists it."""
+    on("x86_64")
+    ssh = script("bin/ssh", 'while [ "$1" != rsync ]; do shift; done; exec sh -c "$*"')
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    home = str(tmp_path / "home")
+    directory = Path(replace(HOST, home=home).directory) / "dist/linux-riscv64"
+    shutil.copytree(pristine, directory)
+    return directory, lambda: replace(after(directory), home=home)
+
+
+RealRsync = tuple[Path, Callable[[], RemoteHost]]
+
+
+@pytest.mark.needs("rsync")
+def test_rsync_copies_only_listed_files(real_rsync: RealRsync) -> None:
+    far, look = real_rsync
+    listed = files(far)
+    (far / "bin/buildctl").chmod(0o6777)
+    (far / dist.VERDICT).write_text("{}")
+    (far / "link").symlink_to("/etc/passwd")
+    os.mkfifo(far / "fifo")
+    (far / "bin/other").write_text("other")
+    assert remote.pull({}, look()) == [project.DIST / "linux-riscv64"]
+    here = project.DIST / "linux-riscv64"
+    assert files(here) == listed
+    assert {path.name for path in here.rglob("*")} == {Path(name).name for name in listed} | {"bin"}
+    assert (here / "bin/buildctl").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("name", ["bin/buildctl", dist.SUMS])
+def test_rsync_skips_irregular_files(real_rsync: RealRsync, name: str, kind: str) -> None:
+    far, look = real_rsync
+    listed = look()
+    IRREGULAR[kind](far / name)
+    with promptly(), pytest.raises(CheckError, match=name):
+        remote.pull({}, listed)
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("name", ["bin/buildctl", dist.SUMS])
+def test_rsync_of_a_missing_file(real_rsync: RealRsync, name: str) -> None:
+    far, look = real_rsync
+    listed = look()
+    (far / name).unlink()
+    with pytest.raises(CheckError, match=name):
+        remote.pull({}, listed)
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("limit", ["_LARGEST_LIST", "_LARGEST_FILE"])
+def test_rsync_skips_large_files(
+    real_rsync: RealRsync, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    _, look = real_rsync
+    monkeypatch.setattr(remote, limit, 10)
+    with pytest.raises(CheckError):
+        remote.pull({}, look())
+    assert not (project.DIST / "linux-riscv64").exists()
+
+
+# Results of benchmarks.
+
+BENCHMARK = f"{remote.RESULTS}/builds.linux-riscv64.native.json"
+RUN: dict[str, Any] = {
+    "date": "2026-11-27T12:00:00Z", "host": documents.HOST, "load": 0.5,
+    "binaries": [{"label": "ours", "version": "v0.32.2", "sha256": {}}],
+    "cases": [{"name": "simple", "description": "simple", "samples": {"ours": [{"seconds": 1.5}]}}],
+}  # fmt: skip
+
+
+def results(*runs: Mapping[str, Any]) -> str:
+    return json.dumps({"name": "builds", "format": 1, "runs": runs})
+
+
+Measured = Callable[[str, str], RemoteHost]
+
+
+@pytest.fixture
+def measured(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """A remote host with one file of results; rsync copies it."""
+
+    def rsync(_self: Destination, *args: str) -> None:
+        assert args[-2] == f":{HOST.directory}/{remote.RESULTS}/"
+        for name in asked_for(args):
+            shutil.copy(tmp_path / name, args[-1], follow_symlinks=False)
+
+    monkeypatch.setattr(Destination, "rsync", rsync)
+
+    def write(path: str, text: str) -> RemoteHost:
+        (tmp_path / Path(path).name).write_text(text)
+        return replace(HOST, checksums={path: hashlib.sha256(text.encode()).hexdigest()})
+
+    return write
+
+
+def recorded(text: str) -> Path:
+    """Results that are recorded here."""
+    here = project.ROOT / BENCHMARK
+    here.parent.mkdir(parents=True)
+    here.write_text(text)
+    return here
+
+
+NEW = {**RUN, "load": 1.5}
+
+
+@pytest.mark.parametrize("before", [[], [RUN]])
+def test_pull_copies_new_runs(measured: Measured, before: list[dict[str, Any]]) -> None:
+    here = recorded(results(*before)) if before else project.ROOT / BENCHMARK
+    assert remote.pull({}, measured(BENCHMARK, results(*before, NEW))) == []
+    assert json.loads(here.read_text()) == json.loads(results(*before, NEW))
+    assert [path.name for path in here.parent.iterdir()] == [here.name]
+    records.load(here)
+
+
+def test_name_of_benchmark_results(checkout: Path) -> None:
+    """The module that writes results uses the name that this one expects."""
+    path = records.save(dict(RUN), project.ROOT / remote.RESULTS)
+    assert path == project.ROOT / BENCHMARK
+    assert remote._BENCHMARK.fullmatch(BENCHMARK)
+
+
+@pytest.mark.parametrize("runs", [[NEW], [{**RUN, "load": 2}, NEW], [NEW, RUN]])
+def test_pull_keeps_recorded_runs(measured: Measured, runs: list[dict[str, Any]]) -> None:
+    here = recorded(results(RUN))
+    with pytest.raises(CheckError, match=BENCHMARK):
+        remote.pull({}, measured(BENCHMARK, results(*runs)))
+    assert here.read_text() == results(RUN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[" * 5000, "<script>", '{"name": "other", "format": 1, "runs": []}', results(),
+        results({**RUN, "more": 1}), results({**RUN, "host": {**documents.HOST, "execution": "qemu-system"}}),
+        results({**RUN, "host": {**documents.HOST, "arch": "amd64"}}),
+    ],
+)  # fmt: skip
+def test_pull_refuses_invalid_results(measured: Measured, text: str) -> None:
+    with pytest.raises(CheckError, match="me@board"):
+        remote.pull({}, measured(BENCHMARK, text))
+    assert not (project.ROOT / BENCHMARK).exists()
+
+
+def test_pull_refuses_damaged_results(measured: Measured) -> None:
+    host = measured(BENCHMARK, results(RUN))
+    measured(BENCHMARK, results(NEW))
+    with pytest.raises(CheckError, match=BENCHMARK):
+        remote.pull({}, host)
+    assert not (project.ROOT / BENCHMARK).exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{remote.RESULTS}/{name}" for name in
+        ("conftest.py", "x.json", "../x.json", "builds.linux-amd64.native.json", "builds.linux-riscv64.other.json",
+         "image.linux-riscv64.native.json", "builds.linux-riscv64.native.json\n", "../../.git/hooks/post-merge")
+    ] + ["pins/pins.toml", "/etc/x.json"],
+)  # fmt: skip
+def test_pull_leaves_other_files(
+    transfers: list[tuple[str, ...]], path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remote.pull({}, replace(HOST, checksums={path: "ab12"})) == []
+    assert transfers == []
+    assert "me@board" in capsys.readouterr().err
+
+
+def test_pull_leaves_known_results(transfers: list[tuple[str, ...]]) -> None:
+    here = recorded(results(RUN))
+    same = replace(HOST, checksums={BENCHMARK: filesystem.sha256(here)})
+    assert remote.pull({}, same) == []
+    other = replace(HOST, checksums={BENCHMARK: "other"})
+    assert remote.pull(other.checksums, other) == []
+    assert transfers == []
+
+
 @pytest.fixture
 def transfers(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Recorded arguments of rsync."""
     calls: list[tuple[str, ...]] = []
-    (checkout / remote.RESULTS).mkdir(parents=True)
-    (checkout / remote.RESULTS / "known.json").write_text("{}")
     monkeypatch.setattr(Destination, "rsync", lambda _self, *args: calls.append(args))
     return calls
-
-
-def test_pull_copies_new_benchmark_results(transfers: list[tuple[str, ...]]) -> None:
-    known = f"{remote.RESULTS}/known.json"
-    same = replace(HOST, checksums={known: filesystem.sha256(project.ROOT / known)})
-    assert remote.pull({}, same) == []
-    other = replace(HOST, checksums={known: "other"})
-    assert remote.pull(other.checksums, other) == []
-    assert transfers == []
-    assert remote.pull({}, other) == []
-    ((*options, source, target),) = transfers
-    assert "--update" in options
-    assert source == f":{HOST.directory}/{remote.RESULTS}/"
-    assert target == f"{project.ROOT / remote.RESULTS}/"
 
 
 @pytest.fixture
@@ -546,11 +796,9 @@ def test_pull_copies_images_after_binaries(
     names = ["linux-riscv64", *IMAGES]
     assert remote.pull({}, after(with_images)) == [project.DIST / name for name in names]
     assert files(project.DIST / "linux-riscv64") == files(with_images)
-    own = ["--archive", "--no-owner", "--no-group"]
-    assert [(list(options), source) for *options, source, _ in asked] == [
-        ([*own, *([f"--exclude=/{part}" for part in dist.PARTS] if name == "linux-riscv64" else [])], f":{HOST.directory}/dist/{name}/")
-        for name in names
-    ]  # fmt: skip
+    assert [source for *_, source, _ in asked] == [
+        f":{HOST.directory}/dist/{name}/" for name in names for _ in ("SHA256SUMS", "files")
+    ]
     assert remote.pull({}, after(with_images)) == []
 
 
@@ -582,7 +830,11 @@ IMAGE_TRANSFERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("what", IMAGE_TRANSFERS)
 @pytest.mark.parametrize("known", [False, True])
 def test_pull_rejects_a_damaged_image(
-    with_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, known: bool
+    with_images: Path,
+    tmp_path: Path,
+    damage: Callable[[Callable[[Path], object]], None],
+    what: str,
+    known: bool,
 ) -> None:
     shutil.rmtree(with_images / dist.IMAGE / "rootless")
     if known:
@@ -595,13 +847,7 @@ def test_pull_rejects_a_damaged_image(
             with_images, project.DIST / "linux-riscv64", ignore=shutil.ignore_patterns("image")
         )
     before = files(project.DIST)
-    rsync = Destination.rsync
-
-    def damage(self: Destination, *args: str) -> None:
-        rsync(self, *args)
-        IMAGE_TRANSFERS[what](Path(args[-1]))
-
-    monkeypatch.setattr(Destination, "rsync", damage)
+    damage(IMAGE_TRANSFERS[what])
     with pytest.raises(CheckError) as caught:
         remote.pull({}, after(with_images))
     for fact in (f"linux-riscv64/image/root/{what} ", "me@board"):
@@ -668,20 +914,14 @@ def test_pull_copies_only_new_evidence(with_evidence: Path) -> None:
 
 @pytest.mark.parametrize("name", [dist.RESULTS, "index.html", dist.SUMS])
 def test_pull_rejects_damaged_evidence(
-    with_evidence: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    with_evidence: Path, damage: Callable[[Callable[[Path], object]], None], name: str
 ) -> None:
     remote.pull({}, after(with_evidence))
     before = files(project.DIST / "linux-riscv64")
     (with_evidence / dist.EVIDENCE / dist.SUMS).write_text(
         dist.sums(dist.record(with_evidence / dist.EVIDENCE, ["index.html", dist.RESULTS]))
     )
-    rsync = Destination.rsync
-
-    def damage(self: Destination, *args: str) -> None:
-        rsync(self, *args)
-        corrupt(name)(Path(args[-1]))
-
-    monkeypatch.setattr(Destination, "rsync", damage)
+    damage(corrupt(name))
     with pytest.raises(CheckError) as caught:
         remote.pull({}, after(with_evidence))
     for fact in (f"{EVIDENCE}/{name} ", "me@board"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -21,12 +23,13 @@ from buildkit_riscv64.core.errors import (
 from buildkit_riscv64.packages import contents, signing
 from buildkit_riscv64.release import gate, phase_status, report
 from buildkit_riscv64.release import release as releases
+from buildkit_riscv64.release.notes import code_span
 from buildkit_riscv64.release.release import ReleaseOptions
 
 from ...fake_github import OURS, Hub, release
 from ...pages import blocks_of, closed_files
 from .. import documents
-from ..factories import Commands, edit_manifest
+from ..factories import IRREGULAR, Commands, edit_manifest, promptly
 from ..phase4 import PACKAGES, confirm, forge
 from ..validation.factories import TARGET
 
@@ -89,13 +92,60 @@ def test_notes(releasable: Path, gh: Commands) -> None:
     text = notes(releasable)
     for words in (
         "compiled natively on riscv64 and validated",
-        "| standalone | ", "- another kernel would (4 scenarios)", "go1.26.10",
+        "| standalone | ", "- `another kernel would` (4 scenarios)", "go1.26.10",
         f"gpg --import buildkit-riscv64.asc   # {'F' * 40}", f"| {NAMES[0]} | ",
     ):  # fmt: skip
         assert words in text
     assert "{" not in text
     (install, _) = blocks_of(text, "notes")
     assert closed_files(install.commands) == set()
+
+
+MARKUP = "Debian `13` ``x`` <img src=x> [a](https://example.org) **b** @moby | # 1 &lt; \\"
+
+
+def test_notes_show_a_builders_text_literally(releasable: Path, gh: Commands) -> None:
+    """Each text is in one code span, whose fence is longer than the backticks in the text."""
+    edit_manifest(releasable, lambda m: m["host"].update(distribution=MARKUP))
+    edit_manifest(releasable, lambda m: m["source"].update(location=MARKUP))
+    path = releasable / dist.EVIDENCE / dist.RESULTS
+    evidence = json.loads(path.read_text())
+    evidence["host"].update(distribution=MARKUP, kernel=MARKUP)
+    for suite in evidence["suites"].values():
+        for scenario in suite["scenarios"]:
+            scenario["reason"] = MARKUP
+    evidence["suites"]["unknown"] = evidence["suites"]["standalone"]
+    filesystem.write_json(path, evidence)
+    names = [path.name for path in path.parent.iterdir() if path.name != dist.SUMS]
+    (path.parent / dist.SUMS).write_text(dist.sums(dist.record(path.parent, names)))
+    run()
+    text = notes(releasable)
+    assert text.count(f"``` {MARKUP} ```") == text.count("<img") == 5
+
+
+@pytest.mark.parametrize("text", ["", " ", "`", "``", "a`b", "`a`", "a", "|"])
+def test_code_span(text: str) -> None:
+    span = code_span(text)
+    fence = span[: len(span) - len(span.lstrip("`"))]
+    assert span.endswith(fence)
+    inside = span[len(fence) : -len(fence)]
+    assert fence not in inside
+    assert inside.strip(" ") == text.strip(" ")
+    assert inside
+
+
+@pytest.mark.parametrize("name", ["a|b.image.tar", "<img>.image.tar", "a b.image.tar", "é.image.tar"])  # fmt: skip
+def test_names_that_github_would_change(releasable: Path, gh: Commands, name: str) -> None:
+    directory = releasable / dist.IMAGE / "root"
+    (old,) = directory.glob("*.image.tar")
+    old.rename(directory / name)
+    manifest = json.loads((directory / dist.MANIFEST).read_text())
+    for file in manifest["files"]:
+        if file["name"] == old.name:
+            file["name"] = name
+    dist.write_manifest(directory, manifest)
+    with pytest.raises(CheckError, match=re.escape(name)):
+        run()
 
 
 def test_gh_command(releasable: Path, gh: Commands) -> None:
@@ -210,6 +260,20 @@ def test_release_with_different_content_is_refused(
         (["v0.33.0"], False),
         (["v0.32.2-2"], False),
         (["something", "v1", "dockerfile/1.9.0"], True),
+        (
+            [
+                "v0.32.2-٣",
+                "v0.32.2--3",
+                "v0.32.2-+3",
+                "v0.32.2-1_0",
+                "v0.32.2- 3",
+                "v0.32.2-03",
+                "v0.32.2-1",
+                "v0.32.2-",
+            ],
+            True,
+        ),
+        ([f"v0.32.2-{'9' * 5000}", "v٩.0.0", f"v{'9' * 5000}.0.0"], True),
     ],
 )
 def test_only_the_newest_release_is_the_latest(
@@ -287,6 +351,18 @@ def test_damaged_artifact(releasable: Path, gh: Commands) -> None:
     with pytest.raises(CheckError, match=NAMES[0]):
         run()
     assert not [one for one in gh.args if one[0] == "gh"]
+
+
+@pytest.mark.parametrize(("kind", "dry"), [("fifo", False), ("fifo", True), ("link", False)])
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "bin/buildctl", NAMES[0], "evidence/index.html"])  # fmt: skip
+def test_only_regular_files_are_released(
+    releasable: Path, gh: Commands, name: str, kind: str, dry: bool
+) -> None:
+    IRREGULAR[kind](releasable / name)
+    with promptly(), pytest.raises(CheckError, match=name):
+        run(dry=dry)
+    assert not [one for one in gh.args if one[0] == "gh"]
+    assert not (releasable / dist.RELEASE).exists()
 
 
 @pytest.mark.parametrize(("tag", "revision"), [("v0.32.2", 1), ("v0.32.2-2", 2)])

@@ -13,6 +13,7 @@ from buildkit_riscv64.core.errors import UsageError
 from buildkit_riscv64.machine import machines
 from buildkit_riscv64.release import gate, report, status
 
+from ..factories import IRREGULAR, promptly
 from ..phase4 import PACKAGES
 from ..validation.factories import TARGET
 
@@ -139,3 +140,41 @@ def test_nothing_has_been_built(
 def test_unknown_target(checkout: Path) -> None:
     with pytest.raises(UsageError, match="not a target"):
         status.statuses("linux-sparc")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+@pytest.mark.parametrize(
+    ("name", "phase"),
+    [
+        ("manifest.json", "binaries"), ("SHA256SUMS", "binaries"), ("bin/buildkitd", "binaries"),
+        ("cross-check.json", "binaries"), ("image/root/manifest.json", "root image"),
+        ("image/root/layout/index.json", "root image"), ("evidence/evidence.json", "validation"),
+        ("evidence/SHA256SUMS", "validation"), (f"packages/{PACKAGES[0]}", "packages"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_regular_blocks_a_release(
+    releasable: Path, kind: str, name: str, phase: str
+) -> None:
+    """Reading a fifo would wait forever; a link could lead to a file that changes later."""
+    path = releasable / name
+    path.touch()
+    IRREGULAR[kind](path)
+    with promptly():
+        (found,) = status.statuses("")
+    reasons = {one.name: one.reasons for one in found.phases}
+    assert any(str(filesystem.display_path(path)) in why for why in reasons[phase])
+    assert found.blocked
+
+
+def test_a_directory_of_files_that_is_a_link_blocks_a_release(releasable: Path) -> None:
+    shutil.move(releasable / "bin", project.DIST / "outside")
+    (releasable / "bin").symlink_to(project.DIST / "outside")
+    (found,) = status.statuses("")
+    assert any("bin/" in why for why in found.phases[0].reasons)
+
+
+def test_dist_may_be_a_link(releasable: Path) -> None:
+    shutil.move(releasable, project.ROOT / "elsewhere")
+    releasable.symlink_to(project.ROOT / "elsewhere")
+    (found,) = status.statuses("")
+    assert found.blocked == []

@@ -150,6 +150,7 @@ def test_used_actions(checkout: Path) -> None:
     [
         ("v7.0.1", COMMIT, State.CURRENT), ("v7.0.2", COMMIT, State.BEHIND),
         ("v7.0.1", "9" * 40, State.SUSPECT), ("codeql-bundle", COMMIT, State.UNKNOWN),
+        (f"v{'9' * 5000}", COMMIT, State.UNKNOWN), ("v٣.٣.٢", COMMIT, State.UNKNOWN),
     ],
 )  # fmt: skip
 def test_action(hub: Hub, pages: dict[str, str], newest: str, commit: str, state: State) -> None:

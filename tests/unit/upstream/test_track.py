@@ -531,3 +531,9 @@ def test_report(
     assert "warning: the pinned v0.32.2" in captured.err
     assert "v0.31.9 (2026-11-21) is a backport" in captured.err
     assert "nothing to do" in captured.err
+
+
+def test_released_versions() -> None:
+    tags = ["v0.33.0", "v0.33.1-2", "v0.33.2-٢", "v0.33.3-2\n", "v0.33.4-rc1"]
+    found = track.released([release(tag) for tag in tags] + [release("v0.33.5", draft=True)])
+    assert found == {"v0.33.0", "v0.33.1", *tags[2:]}

@@ -99,3 +99,9 @@ def test_upstream_without_a_go_version(pinned: Path) -> None:
 
 def test_go_version_of_the_real_upstream() -> None:
     assert update_go.needed().startswith("1.")
+
+
+def test_go_version_of_upstream_in_other_digits(pinned: Path) -> None:
+    (pinned / "pins" / "upstream" / "go.mod").write_text("module x\n\ngo ٣.٢٦.٣\n")
+    with pytest.raises(SourceError):
+        update_go.needed()

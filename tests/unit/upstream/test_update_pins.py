@@ -284,3 +284,19 @@ def test_show_wrong_source(upstream: Commands) -> None:
     (project.SUBMODULE / ".git").touch()
     upstream.answer("rev-parse", stdout=f"{NEW}\n")
     assert update_pins.show()["source auto takes"].startswith("none: buildkit/ is at 111111111111")
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        "", "[]", "{}", '{"Time": 5}', '{"Time": "today"}', '{"Time": "2026-11-27T12:00:00"}', "[" * 100_000,
+        '{"Time": "0001-01-01T00:00:00+23:00"}',
+    ],
+)  # fmt: skip
+def test_invalid_commit_time(upstream: Commands, tmp_path: Path, info: str) -> None:
+    (tmp_path / "info").write_text(info)
+    before = files()
+    with pytest.raises(SourceError, match="time"):
+        update_pins.update(TAG)
+    assert files() == before
+    assert leftovers() == []
