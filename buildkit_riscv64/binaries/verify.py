@@ -98,11 +98,16 @@ def _by_record(
     }
 
 
-def _compile_again(
-    artifacts: dist.Artifacts, target: Target, extra: Mapping[str, str], *, fresh_cache: bool
-) -> dict[str, Any] | None:
-    """Compile again and compare; None under `--dry`, which only prints the commands."""
+def _compile_again(artifacts: dist.Artifacts, target: Target) -> dict[str, Any] | None:
+    """Compile again and compare; None under `--dry`, which only prints the commands.
+
+    A machine of the same architecture uses no cache, because the cache may hold the artifacts.
+    """
     started = time.monotonic()
+    native = target.arch is Architecture.here()
+    extra = dict(target.go_level())
+    if not native:
+        extra["GOARCH"] = str(target.arch)
     pinned = pins.load()
     source = _same_inputs(artifacts, target, pinned)
     if dry_run.active():
@@ -119,14 +124,14 @@ def _compile_again(
     bundles.prepare(parts, go)
     bundles.verify(parts, go)
     comparable = [part for part in parts if not _incomparable(part, artifacts, target)]
-    how = f"verify-binaries --{'rebuild' if fresh_cache else 'cross-check'}"
+    how = f"verify-binaries --{'rebuild' if native else 'cross-check'}"
     if comparable:
         how += ", with the bundle"
     with durations.announced("the verification", how), _aside(target) as directory:
         output, scratch = directory / "bin", directory / "scratch"
         output.mkdir()
         scratch.mkdir()
-        cache = {"GOCACHE": f"{directory}/cache"} if fresh_cache else {}
+        cache = {"GOCACHE": f"{directory}/cache"} if native else {}
         compiler.compile_commands(
             source, go, output, scratch, {**extra, **cache},
             profile=str(artifacts.path / dist.PROFILE) if target.pgo else "",
@@ -204,11 +209,8 @@ def compile_again(artifacts: dist.Artifacts, target: Target) -> dict[str, Any] |
         MismatchError: the bytes differ.
         SourceError: they come from other sources than the pins of this checkout.
     """
-    here = Architecture.here()
-    native = target.arch is here
-    _log_plan(target, f"on {here}, only to compare")
-    extra = target.go_level() if native else {"GOARCH": str(target.arch), **target.go_level()}
-    verdict = _compile_again(artifacts, target, extra, fresh_cache=native)
+    _log_plan(target, f"on {Architecture.here()}, only to compare")
+    verdict = _compile_again(artifacts, target)
     if verdict is not None:
         _judge(verdict, "compiling again")
     return verdict
@@ -227,7 +229,7 @@ def _rebuild(target: Target) -> dict[str, Any] | None:
         )
     artifacts = dist.load(dist.directory(target))
     _log_plan(target, "from nothing, in another directory")
-    verdict = _compile_again(artifacts, target, target.go_level(), fresh_cache=True)
+    verdict = _compile_again(artifacts, target)
     if verdict is None:
         return None
     _judge(verdict, "compiling again")
@@ -249,8 +251,7 @@ def _cross_check(target: Target) -> dict[str, Any] | None:
         )
     artifacts = dist.load(dist.directory(target))
     _log_plan(target, f"on {Architecture.here()}, only to compare")
-    extra = {"GOARCH": str(target.arch), **target.go_level()}
-    verdict = _compile_again(artifacts, target, extra, fresh_cache=False)
+    verdict = _compile_again(artifacts, target)
     if verdict is None:
         log(f"would write {filesystem.display_path(artifacts.path / dist.VERDICT)}")
         return None
