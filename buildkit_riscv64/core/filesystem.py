@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import stat
+import tarfile
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from . import host, process
@@ -43,6 +44,35 @@ def sha256(path: Path) -> str:
     """The digest of a regular file, in hexadecimal; raises OSError as :func:`open_regular`."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpack(archive: tarfile.TarFile, directory: Path) -> None:
+    """Unpack directories and regular files of a tar archive that another machine may have written.
+
+    Debian 12's Python has no filters for `TarFile.extractall`.
+
+    Args:
+        archive: the open archive.
+        directory: an empty directory.
+
+    Raises:
+        tarfile.ReadError: an entry is a link or a device, or leads out of the directory.
+        OSError: a file cannot be written.
+    """
+    for entry in archive:
+        path = PurePosixPath(entry.name)
+        if path.is_absolute() or ".." in path.parts or not (entry.isdir() or entry.isreg()):
+            raise tarfile.ReadError(f"{entry.name!r} is not a file or directory below the top")
+        place = directory / path
+        if entry.isdir():
+            place.mkdir(parents=True, exist_ok=True)
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = archive.extractfile(entry)
+        assert content is not None
+        with content, place.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        place.chmod(0o755 if entry.mode & stat.S_IXUSR else 0o644)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -35,7 +35,7 @@ def require_verified(archive: Path, verified: Mapping[str, str], variant: Varian
     with tempfile.TemporaryDirectory(prefix="image-") as directory:
         try:
             with tarfile.open(archive, "r:") as tar:
-                tar.extractall(directory, filter="data")
+                filesystem.unpack(tar, Path(directory))
             image = layout.load(Path(directory))
             loaded = documents.parse_json((Path(directory) / layout.DOCKER).read_bytes())
         except (tarfile.TarError, OSError, ValueError, CheckError) as error:

@@ -289,7 +289,9 @@ def opened(key: str = "", environ: Mapping[str, str] = os.environ) -> Iterator[S
         )
     )
     env = process.environment({"GNUPGHOME": str(home)})
-    with process.run_if_killed([["rm", "-rf", home]]):
+    # The agent ends when its directory disappears, but not where inotify has no instance left.
+    end_agent = ["env", f"GNUPGHOME={home}", "gpgconf", "--kill", "all"]
+    with process.run_if_killed([end_agent, ["rm", "-rf", home]]):
         try:
             passphrase = home / "passphrase"
             passphrase.touch(mode=0o600)

@@ -195,7 +195,7 @@ def _unpacked(directory: Path, description: Mapping[str, Any]) -> Iterator[dist.
         root = Path(name) / target.name
         try:
             with tarfile.open(tarball) as tar:
-                tar.extractall(root, filter="data")
+                filesystem.unpack(tar, root)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise CheckError(f"{tarball} cannot be read: {error}") from error
         shutil.copyfile(

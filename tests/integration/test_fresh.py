@@ -115,7 +115,8 @@ def test_privileges(host: FreshHost) -> None:
     match host.who:
         case As.ROOT:
             assert not any(fails(host, script) for script in (*mounts, spaces))
-            assert output_of(host, "findmnt -no PROPAGATION /") == ["shared"]
+            # In a container that shares its mounts, also a slave of them.
+            assert "shared" in output_of(host, "findmnt -no PROPAGATION /")[0].split(",")
             group = "d=$(mktemp -d -p /sys/fs/cgroup/pids 2>/dev/null || mktemp -d -p /sys/fs/cgroup); rmdir $d"
             assert not fails(host, group)
         case As.USER:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import socket
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -153,3 +155,47 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     assert filesystem.read_bytes(tmp_path / "link") == b"content"
     assert filesystem.sha256(tmp_path / "link") == hashlib.sha256(b"content").hexdigest()
+
+
+def archive_of(*entries: tarfile.TarInfo) -> tarfile.TarFile:
+    """A tar archive in memory; each regular file contains its name."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for entry in entries:
+            content = entry.name.encode() if entry.isreg() else b""
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return tarfile.open(fileobj=io.BytesIO(buffer.getvalue()))
+
+
+def tar_entry(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.linkname = kind, mode, "target"
+    return entry
+
+
+def test_unpack(tmp_path: Path) -> None:
+    entries = (
+        tar_entry("./bin", tarfile.DIRTYPE, 0o700), tar_entry("./bin/program", mode=0o6775),
+        tar_entry("deep/file", mode=0o600),
+    )  # fmt: skip
+    filesystem.unpack(archive_of(*entries), tmp_path)
+    assert (tmp_path / "bin/program").read_text() == "./bin/program"
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in tmp_path.rglob("*") if path.is_file()}  # fmt: skip
+    assert modes == {"program": 0o755, "file": 0o644}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        tar_entry("../outside"), tar_entry("a/../../outside"), tar_entry("/outside"),
+        *(tar_entry("x", kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)),
+    ],
+    ids=["parent", "parents", "absolute", "symlink", "hard link", "fifo", "device"],
+)  # fmt: skip
+def test_unpack_refuses_all_but_files(tmp_path: Path, entry: tarfile.TarInfo) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(tarfile.ReadError):
+        filesystem.unpack(archive_of(entry), place)
+    assert [path.name for path in tmp_path.rglob("*")] == ["place"]

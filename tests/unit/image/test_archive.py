@@ -37,7 +37,7 @@ def verified(image: Path) -> dict[str, str]:
 def rewrite(image: Path, change: Callable[[Path], object], again: Path) -> None:
     """Unpack an archive, change the directory, and pack it again."""
     with tarfile.open(image) as tar:
-        tar.extractall(again, filter="data")
+        filesystem.unpack(tar, again)
     change(again)
     with tarfile.open(image, "w") as tar:
         tar.add(again, ".")
