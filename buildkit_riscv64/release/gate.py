@@ -20,7 +20,7 @@ from .phase_status import PhaseStatus
 CROSS_CHECK = "verify-binaries --cross-check"
 
 
-def blockers(target: Target, phases: Sequence[PhaseStatus]) -> list[str]:
+def release_blockers(target: Target, phases: Sequence[PhaseStatus]) -> list[str]:
     """The reasons why a target may not be released; empty when it may.
 
     Args:
@@ -33,14 +33,14 @@ def blockers(target: Target, phases: Sequence[PhaseStatus]) -> list[str]:
     elif not target.default:
         found.append(f"{target.name} does not run on every riscv64 machine")
     for phase in phases:
-        found += [f"{phase.name}: {reason}" for reason in refusals(phase)]
+        found += [f"{phase.name}: {reason}" for reason in phase_blockers(phase)]
     binaries = phases[0].artifacts
     return found + (
         [f"cross-check: {reason}" for reason in cross_check(binaries, target)] if binaries else []
     )
 
 
-def refusals(phase: PhaseStatus) -> Iterator[str]:
+def phase_blockers(phase: PhaseStatus) -> Iterator[str]:
     """The reasons why a release does not accept the artifacts of a phase."""
     yield from phase.reasons
     manifest = phase.manifest

@@ -332,7 +332,7 @@ def release(options: ReleaseOptions) -> ReleaseResult:
     # The lock, before the gate: what is published is what the gate has accepted.
     with _stage(options.target) as stage:
         phases = phase_status.phases(options.target)
-        _refuse(gate.blockers(options.target, phases), options)
+        _refuse(gate.release_blockers(options.target, phases), options)
         _refuse_another_tag(options, phases)
         if not dry_run.active():
             apt.ensure_installed(["gpg", "gh", *contents.TOOLS], yes=options.yes)

@@ -26,13 +26,13 @@ class TargetStatus:
     @property
     def blocked(self) -> list[str]:
         """The release blockers; empty when the target can be released."""
-        return gate.blockers(self.target, self.phases)
+        return gate.release_blockers(self.target, self.phases)
 
     @property
     def next(self) -> str:
         """The next command towards a release; empty when none helps."""
         for phase in self.phases:
-            if any(gate.refusals(phase)):
+            if any(gate.phase_blockers(phase)):
                 return phase_status.native_command(phase.made_by, self.target)
         if not self.blocked:
             return f"invoke release --target {self.target.name}"

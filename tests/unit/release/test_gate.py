@@ -20,7 +20,7 @@ from ..validation.factories import TARGET, Publish, result, scene
 
 
 def blockers(target: Target = TARGET) -> list[str]:
-    return gate.blockers(target, phase_status.phases(target))
+    return gate.release_blockers(target, phase_status.phases(target))
 
 
 def test_no_blockers(releasable: Path) -> None:
@@ -135,7 +135,7 @@ def test_emulated_bundle(releasable: Path) -> None:
     emulated = dataclasses.replace(
         binaries, artifacts=dataclasses.replace(binaries.artifacts, manifest=manifest)
     )
-    (why,) = gate.refusals(emulated)
+    (why,) = gate.phase_blockers(emulated)
     assert "bundle" in why
     assert "qemu-user" in why
 

@@ -188,14 +188,14 @@ def test_the_gate_holds_the_lock(
     releasable: Path, gh: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing in dist/ can be replaced between the gate and the release."""
-    blockers = gate.blockers
+    blockers = gate.release_blockers
 
     def judge(*args: Any) -> list[str]:
         with pytest.raises(BusyError), dist.lock(TARGET):
             pass
         return blockers(*args)
 
-    monkeypatch.setattr(gate, "blockers", judge)
+    monkeypatch.setattr(gate, "release_blockers", judge)
     assert run().state == "released"
 
 

@@ -59,7 +59,9 @@ def test_only_the_cross_check_is_missing(
 def test_next_command_after_the_pins_moved(
     releasable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "refusals", lambda phase: iter(["old"] * (phase.name == "packages")))
+    monkeypatch.setattr(
+        gate, "phase_blockers", lambda phase: iter(["old"] * (phase.name == "packages"))
+    )
     (found,) = status.statuses("")
     assert found.next.endswith("build-packages")
 
@@ -102,7 +104,7 @@ def test_development_target_has_no_next_command(
     releasable: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (found,) = status.statuses("")
-    monkeypatch.setattr(gate, "blockers", lambda *_: ["it is for development"])
+    monkeypatch.setattr(gate, "release_blockers", lambda *_: ["it is for development"])
     assert found.next == ""
     report.statuses([found], json=False)
     output = capsys.readouterr().err

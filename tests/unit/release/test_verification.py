@@ -53,7 +53,7 @@ def published(
 
 
 def again(directory: Path) -> None:
-    """Write SHA256SUMS anew, as a careful forger would."""
+    """Rewrite SHA256SUMS, as a careful forger would."""
     described = json.loads((directory / releases.DESCRIPTION).read_text())
     for file in described["files"]:
         file.update(dist.record(directory, [file["name"]])[0])
