@@ -25,10 +25,10 @@ from buildkit_riscv64.validation.environment.loopback import LOOPBACK, free_port
 from buildkit_riscv64.validation.environment.registry import (
     PASSWORD,
     USERNAME,
-    Accident,
+    Fault,
+    FaultyProxy,
     Registry,
-    Road,
-    road_to,
+    proxy_to,
     running,
 )
 from buildkit_riscv64.validation.environment.scripts import script
@@ -72,8 +72,8 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def road(registry: Registry) -> Iterator[Road]:
-    with road_to(registry) as started:
+def proxy(registry: Registry) -> Iterator[FaultyProxy]:
+    with proxy_to(registry) as started:
         yield started
 
 
@@ -117,12 +117,12 @@ def states(done: Done) -> dict[str, str]:
     return {tag["name"]: tag["state"] for tag in succeeded(done).json["tags"]}
 
 
-def sent(road: Road) -> list[str]:
+def sent(proxy: FaultyProxy) -> list[str]:
     """Requests that write."""
-    return [one for one in road.requests if not one.startswith(("GET", "HEAD"))]
+    return [one for one in proxy.requests if not one.startswith(("GET", "HEAD"))]
 
 
-def hold(road: Road) -> tuple[threading.Event, threading.Event]:
+def hold(proxy: FaultyProxy) -> tuple[threading.Event, threading.Event]:
     """Hold the next large upload; the events of its start and its release."""
     reached, release = threading.Event(), threading.Event()
 
@@ -130,7 +130,7 @@ def hold(road: Road) -> tuple[threading.Event, threading.Event]:
         reached.set()
         release.wait(BOUND)
 
-    road.accidents.append(Accident("PATCH", after=4 << 20, then=wait))
+    proxy.faults.append(Fault("PATCH", after=4 << 20, then=wait))
     return reached, release
 
 
@@ -164,23 +164,25 @@ def test_one_platform_needs_no_index(
     assert pull(registry, "latest", tmp_path / "pulled") == dist.load(directory).manifest["digest"]
 
 
-def test_second_push_sends_nothing(publisher: Project, registry: Registry, road: Road) -> None:
+def test_second_push_sends_nothing(
+    publisher: Project, registry: Registry, proxy: FaultyProxy
+) -> None:
     make_image(publisher.dist)
-    assert states(push(publisher, road.host, "--json")) == dict.fromkeys(RELEASE, "pushed")
-    road.requests.clear()
-    assert states(push(publisher, road.host, "--json")) == dict.fromkeys(RELEASE, "already there")
-    assert road.requests
-    assert not sent(road)
+    assert states(push(publisher, proxy.host, "--json")) == dict.fromkeys(RELEASE, "pushed")
+    proxy.requests.clear()
+    assert states(push(publisher, proxy.host, "--json")) == dict.fromkeys(RELEASE, "already there")
+    assert proxy.requests
+    assert not sent(proxy)
 
 
-def test_existing_layers_are_not_sent(publisher: Project, road: Road) -> None:
+def test_existing_layers_are_not_sent(publisher: Project, proxy: FaultyProxy) -> None:
     make_image(publisher.dist, payload=PAYLOAD)
-    succeeded(push(publisher, road.host))
+    succeeded(push(publisher, proxy.host))
     make_image(publisher.dist, "linux-amd64")
-    road.requests.clear()
-    assert states(push(publisher, road.host, "--force", "--json"))["latest"] == "pushed"
+    proxy.requests.clear()
+    assert states(push(publisher, proxy.host, "--force", "--json"))["latest"] == "pushed"
     # Only the layer and the configuration of the new platform.
-    assert sum(one.startswith("PATCH") for one in sent(road)) == 2
+    assert sum(one.startswith("PATCH") for one in sent(proxy)) == 2
 
 
 def test_release_tag_does_not_move(publisher: Project, registry: Registry, tmp_path: Path) -> None:
@@ -215,17 +217,17 @@ def test_images_of_several_builds(publisher: Project, registry: Registry) -> Non
     assert not tags(registry)
 
 
-def test_dry_changes_nothing(publisher: Project, registry: Registry, road: Road) -> None:
+def test_dry_changes_nothing(publisher: Project, registry: Registry, proxy: FaultyProxy) -> None:
     make_image(publisher.dist, version="v0.33.0")
-    succeeded(push(publisher, road.host))
-    road.requests.clear()
+    succeeded(push(publisher, proxy.host))
+    proxy.requests.clear()
     make_image(publisher.dist)
     before = sorted(publisher.dist.rglob("*"))
-    done = succeeded(publisher.invoke("--dry", "push-image", "--registry", f"{road.host}/{NAME}"))
+    done = succeeded(publisher.invoke("--dry", "push-image", "--registry", f"{proxy.host}/{NAME}"))
     for words in ("would be pushed", "not moved (v0.33.0 is there)", "nothing was pushed"):
         assert words in done.stderr
-    assert road.requests
-    assert not sent(road)
+    assert proxy.requests
+    assert not sent(proxy)
     assert sorted(publisher.dist.rglob("*")) == before
 
 
@@ -327,7 +329,7 @@ def test_missing_registry(publisher: Project) -> None:
 
 
 def test_killed_registry(
-    publisher: Project, registry: Registry, road: Road, tmp_path: Path
+    publisher: Project, registry: Registry, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     directory = make_image(publisher.dist, payload=PAYLOAD)
 
@@ -335,26 +337,26 @@ def test_killed_registry(
         registry.kill()
         threading.Timer(4, registry.start).start()
 
-    road.accidents.append(Accident("PATCH", after=8 << 20, then=die))
-    done = succeeded(push(publisher, road.host))
-    assert not road.accidents[0].times
+    proxy.faults.append(Fault("PATCH", after=8 << 20, then=die))
+    done = succeeded(push(publisher, proxy.host))
+    assert not proxy.faults[0].times
     assert "trying again in 1 s" in done.stderr
     for tag in RELEASE:
         assert pull(registry, tag, tmp_path / tag) == dist.load(directory).manifest["digest"]
 
 
 def test_broken_connections(
-    publisher: Project, registry: Registry, road: Road, tmp_path: Path
+    publisher: Project, registry: Registry, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     make_image(publisher.dist, payload=PAYLOAD)
     directory = make_image(publisher.dist, "linux-amd64", payload=PAYLOAD)
-    road.accidents += [
-        Accident("PATCH", times=2, after=4 << 20),
-        Accident("PUT .*/manifests/sha256:", after=1),
-        Accident("PUT .*/manifests/v0.32.2", after=1),
+    proxy.faults += [
+        Fault("PATCH", times=2, after=4 << 20),
+        Fault("PUT .*/manifests/sha256:", after=1),
+        Fault("PUT .*/manifests/v0.32.2", after=1),
     ]
-    succeeded(push(publisher, road.host))
-    assert not any(accident.times for accident in road.accidents)
+    succeeded(push(publisher, proxy.host))
+    assert not any(fault.times for fault in proxy.faults)
     pull(registry, "latest", tmp_path / "pulled")
     digest = dist.load(directory).manifest["digest"]
     assert layout.blob(tmp_path / "pulled", digest).exists()
@@ -368,31 +370,42 @@ def test_broken_connections(
     ],
 )  # fmt: skip
 def test_busy_registry(
-    publisher: Project, registry: Registry, road: Road, request_: str, status: int, tmp_path: Path
+    publisher: Project,
+    registry: Registry,
+    proxy: FaultyProxy,
+    request_: str,
+    status: int,
+    tmp_path: Path,
 ) -> None:
     directory = make_image(publisher.dist)
     headers = {"Retry-After": "1"} if status == 429 else {}
-    road.accidents.append(Accident(request_, status=status, headers=headers))
-    succeeded(push(publisher, road.host))
-    assert not road.accidents[0].times
+    proxy.faults.append(Fault(request_, status=status, headers=headers))
+    succeeded(push(publisher, proxy.host))
+    assert not proxy.faults[0].times
     assert pull(registry, "latest", tmp_path / "pulled") == dist.load(directory).manifest["digest"]
 
 
-def test_refusals_are_not_retried(publisher: Project, registry: Registry, road: Road) -> None:
+def test_refusals_are_not_retried(
+    publisher: Project, registry: Registry, proxy: FaultyProxy
+) -> None:
     make_image(publisher.dist)
-    road.accidents.append(Accident("PUT .*/manifests/v0.32.2", times=99, status=403))
-    refused(push(publisher, road.host), 10, NAME)
-    assert road.accidents[0].times == 98
+    proxy.faults.append(Fault("PUT .*/manifests/v0.32.2", times=99, status=403))
+    refused(push(publisher, proxy.host), 10, NAME)
+    assert proxy.faults[0].times == 98
     assert not tags(registry)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted(
-    publisher: Project, registry: Registry, road: Road, tmp_path: Path, number: signal.Signals
+    publisher: Project,
+    registry: Registry,
+    proxy: FaultyProxy,
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
     directory = make_image(publisher.dist, payload=PAYLOAD)
-    reached, release = hold(road)
-    with publisher.started("push-image", "--registry", f"{road.host}/{NAME}") as run:
+    reached, release = hold(proxy)
+    with publisher.started("push-image", "--registry", f"{proxy.host}/{NAME}") as run:
         assert reached.wait(BOUND), run.said()
         done = run.end(number)
     release.set()
@@ -401,15 +414,15 @@ def test_interrupted(
         assert not list(publisher.dist.glob(".*staging*"))
     publisher.no_strays()
     assert not tags(registry)
-    succeeded(push(publisher, road.host))
+    succeeded(push(publisher, proxy.host))
     assert pull(registry, "latest", tmp_path / "pulled") == dist.load(directory).manifest["digest"]
     assert not list(publisher.dist.glob(".*staging*"))
 
 
-def test_concurrent_push_is_refused(publisher: Project, road: Road) -> None:
+def test_concurrent_push_is_refused(publisher: Project, proxy: FaultyProxy) -> None:
     make_image(publisher.dist, payload=PAYLOAD)
-    reached, release = hold(road)
-    with publisher.started("push-image", "--registry", f"{road.host}/{NAME}") as run:
+    reached, release = hold(proxy)
+    with publisher.started("push-image", "--registry", f"{proxy.host}/{NAME}") as run:
         assert reached.wait(BOUND), run.said()
         refused(publisher.invoke("push-image"), 11, "linux-riscv64")
         release.set()

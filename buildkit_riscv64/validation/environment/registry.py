@@ -95,7 +95,7 @@ def running(
 
 
 @dataclass
-class Accident:
+class Fault:
     """A fault that the proxy injects instead of forwarding a request.
 
     Args:
@@ -117,7 +117,7 @@ class Accident:
     then: Callable[[], object] = lambda: None
 
 
-class Road:
+class FaultyProxy:
     """A proxy with one connection for each request.
 
     Args:
@@ -125,7 +125,7 @@ class Road:
     """
 
     def __init__(self, port: int) -> None:
-        self.accidents: list[Accident] = []
+        self.faults: list[Fault] = []
         #: Method and path of each request.
         self.requests: list[str] = []
         self._port = port
@@ -155,30 +155,30 @@ class Road:
                 return  # TLS, which the proxy does not speak
             request = line.decode().rpartition(" ")[0]
             self.requests.append(request)
-            accident = self._accident(request)
-            if accident and accident.status:
-                _answer(client, accident)
+            fault = self._fault(request)
+            if fault and fault.status:
+                _answer(client, fault)
                 return
             with socket.create_connection((LOOPBACK, self._port)) as server:
                 server.sendall(line + b"\r\nConnection: close\r\n" + rest)
-                enough = accident.answered if accident else None
+                enough = fault.answered if fault else None
                 back = threading.Thread(target=_pump, args=(server, client, enough), daemon=True)
                 back.start()
-                left = accident.after if accident else None
+                left = fault.after if fault else None
                 while chunk := client.recv(_CHUNK):
                     server.sendall(chunk)
                     if left is not None and (left := left - len(chunk)) <= 0:
                         break
-                if accident:
-                    accident.then()
+                if fault:
+                    fault.then()
                     server.shutdown(socket.SHUT_RDWR)
                 back.join()
 
-    def _accident(self, request: str) -> Accident | None:
-        for accident in self.accidents:
-            if accident.times and re.match(accident.request, request):
-                accident.times -= 1
-                return accident
+    def _fault(self, request: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times and re.match(fault.request, request):
+                fault.times -= 1
+                return fault
         return None
 
 
@@ -192,10 +192,10 @@ def _pump(server: socket.socket, client: socket.socket, enough: int | None) -> N
         client.shutdown(socket.SHUT_RDWR)
 
 
-def _answer(client: socket.socket, accident: Accident) -> None:
-    phrase = http.HTTPStatus(accident.status).phrase
-    fields = {"Content-Length": "0", "Connection": "close", **accident.headers}
-    lines = [f"HTTP/1.1 {accident.status} {phrase}", *(f"{k}: {v}" for k, v in fields.items())]
+def _answer(client: socket.socket, fault: Fault) -> None:
+    phrase = http.HTTPStatus(fault.status).phrase
+    fields = {"Content-Length": "0", "Connection": "close", **fault.headers}
+    lines = [f"HTTP/1.1 {fault.status} {phrase}", *(f"{k}: {v}" for k, v in fields.items())]
     client.sendall("\r\n".join([*lines, "", ""]).encode())
     client.shutdown(socket.SHUT_WR)
     # Closing a connection with unread data would discard the answer.
@@ -204,10 +204,10 @@ def _answer(client: socket.socket, accident: Accident) -> None:
 
 
 @contextlib.contextmanager
-def road_to(registry: Registry) -> Iterator[Road]:
+def proxy_to(registry: Registry) -> Iterator[FaultyProxy]:
     """Run a proxy in front of a registry; close it afterwards."""
-    road = Road(registry.port)
+    proxy = FaultyProxy(registry.port)
     try:
-        yield road
+        yield proxy
     finally:
-        road.close()
+        proxy.close()

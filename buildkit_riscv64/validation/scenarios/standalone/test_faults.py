@@ -19,7 +19,7 @@ from hypothesis import strategies
 from buildkit_riscv64.core import host, process
 from buildkit_riscv64.core.host import Execution
 from buildkit_riscv64.image import layout
-from buildkit_riscv64.validation.environment.registry import Accident, Registry, road_to
+from buildkit_riscv64.validation.environment.registry import Fault, Registry, proxy_to
 from buildkit_riscv64.validation.environment.waiting import BOUND, eventually
 
 from .. import raw_grpc
@@ -153,9 +153,9 @@ def test_daemon_killed_in_push(
 ) -> None:
     """Daemon killed with SIGKILL during a push: the next push is complete and can be pulled"""
     daemon, context = large
-    with road_to(local_registry) as road:
-        road.accidents.append(Accident("(PATCH|PUT) .*/blobs/", after=2 * MIB, then=daemon.kill))
-        name = f"{road.host}/image:latest"
+    with proxy_to(local_registry) as proxy:
+        proxy.faults.append(Fault("(PATCH|PUT) .*/blobs/", after=2 * MIB, then=daemon.kill))
+        name = f"{proxy.host}/image:latest"
         push = [*base.flags(), f"--output=type=image,name={name},push=true"]
         daemon.build(context, *push).bad()
         assert not daemon.running
@@ -176,13 +176,11 @@ def test_registry_lost_in_push(
     """Registry lost during a push: a timely error with its name; the next push succeeds"""
     daemon, context = large
     pid = daemon.pid
-    with road_to(local_registry) as road:
-        road.accidents.append(
-            Accident("(PATCH|PUT) .*/blobs/", after=2 * MIB, then=local_registry.kill)
-        )
-        name = f"{road.host}/image:latest"
+    with proxy_to(local_registry) as proxy:
+        proxy.faults.append(Fault("(PATCH|PUT) .*/blobs/", after=2 * MIB, then=local_registry.kill))
+        name = f"{proxy.host}/image:latest"
         push = [*base.flags(), f"--output=type=image,name={name},push=true"]
-        daemon.build(context, *push).bad(road.host)
+        daemon.build(context, *push).bad(proxy.host)
         assert daemon.pid == pid
         local_registry.start()
         daemon.build(context, *push).good()
@@ -201,19 +199,19 @@ def test_registry_lost_in_pull(
     """Registry lost during a pull: a timely error with its name; the next pull succeeds"""
     daemon, context = large
     pid = daemon.pid
-    with road_to(local_registry) as road:
-        name = f"{road.host}/image:latest"
+    with proxy_to(local_registry) as proxy:
+        name = f"{proxy.host}/image:latest"
         daemon.build(context, *base.flags(), f"--output=type=image,name={name},push=true").good()
         daemon.buildctl("prune", "--all").good()
         # Only the large blob is cut off.
-        road.accidents.append(
-            Accident("GET .*/blobs/", times=9, answered=4 * MIB, then=local_registry.kill)
+        proxy.faults.append(
+            Fault("GET .*/blobs/", times=9, answered=4 * MIB, then=local_registry.kill)
         )
         pull = new_context(f"FROM {name}\n")
         output = f"--output=type=local,dest={tmp_path / 'none'}"
-        daemon.build(pull, output).bad(road.host)
+        daemon.build(pull, output).bad(proxy.host)
         assert daemon.pid == pid
-        road.accidents.clear()
+        proxy.faults.clear()
         local_registry.start()
         _pull(daemon, pull, tmp_path / "pulled")
     assert daemon.pid == pid
