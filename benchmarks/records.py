@@ -113,15 +113,15 @@ def sentence(metric: str, other: str, compared: Sequence[ratios.Ratio]) -> str:
         by_verdict.setdefault(one.verdict, []).append(one)
     total = f" of {count(len(compared), 'case')}"
     name = METRICS[metric]
-    said: list[str] = []
+    parts: list[str] = []
     for verdict in ("less", "more"):
         if found := by_verdict.get(verdict):
             ends = dict.fromkeys(one.short for one in (found[0], found[-1]))
-            what = "" if said else f" of the {name} of {other}"
-            said.append(f"{' to '.join(ends)}{what} in {len(found)}{total}")
-    text = [f"Ours takes {', and '.join(said)}."] if said else []
+            what = "" if parts else f" of the {name} of {other}"
+            parts.append(f"{' to '.join(ends)}{what} in {len(found)}{total}")
+    text = [f"Ours takes {', and '.join(parts)}."] if parts else []
     if same := by_verdict.get("none shown"):
-        between = "" if said else f" in {name} between ours and {other}"
+        between = "" if parts else f" in {name} between ours and {other}"
         text.append(f"No difference{between} was shown in {len(same)}{total}.")
     if few := by_verdict.get("too few runs"):
         text.append(f"{len(few)}{total} had too few runs to compare the {name}.")

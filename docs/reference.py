@@ -1,4 +1,4 @@
-"""Pages that the code knows best: commands and configuration."""
+"""Reference pages that are generated from the code: commands and configuration."""
 
 from __future__ import annotations
 
@@ -18,42 +18,41 @@ from buildkit_riscv64.examples import EXAMPLES
 COMMANDS = """\
 # Command reference
 
-Made from the code, and the same as `invoke TASK --help`. `invoke` without arguments shows the
-tasks by phase, and `nox` its sessions.
+This page is generated from the code; `invoke TASK --help` prints the same. `invoke` without
+arguments lists the tasks by phase, and `nox` lists its sessions.
 
 - `-y` is `--yes` and `-h` is `--help`; no other flag has a short form.
 - `--json` prints one JSON document on stdout, also when the task fails before it has a result:
-  `{"error": …, "fix": …, "code": …}`. Everything else is on stderr.
+  `{"error": …, "fix": …, "code": …}`. All other output goes to stderr.
 - A wrong task, flag or value ends with [exit code 2](../exit-codes.md).
-- Long tasks say beforehand how long they usually take on this machine, and meanwhile what is
-  left. The durations of the last runs are in `durations.json` in the cache directory; until a
-  task has run here, the estimate is a recorded duration, scaled to this machine.
+- Long tasks print how long they usually take on this machine, and then the time left. The file
+  `durations.json` in the cache directory has the durations of the last runs. Until a task has run
+  here, the estimate is a recorded duration, scaled to this machine.
 
-`invoke --dry TASK` prints what a task would do, and changes nothing: the commands that it would
-run, the files that it would write or delete, the packages that it would install. It reads files,
-asks programs for their versions, and sends GET requests. It writes in temporary directories
-alone, which it removes; it starts no build, container or machine. Each task says below what it
-changes. Where the rest depends on a change, as on Go that is not here yet, a dry run says so and
-ends. It ends with exit code 0, or with the error that the task itself would end with before it
-changes anything.
+`invoke --dry TASK` prints what the task would do, and changes nothing: the commands to run, the
+files to write or delete, the packages to install. A dry run reads files, asks programs for their
+versions, and sends GET requests. It writes only to temporary directories, which it removes. It
+starts no build, container or machine. Each task below lists its changes. If the next steps depend
+on a change, such as a missing Go, the dry run prints that and ends. Its exit code is 0, or that of
+the error with which the task itself would end before it changes anything.
 
-With the environment of `.venv` active, `source <(invoke --print-completion-script bash)` has
-names and flags completed.
+When the environment `.venv` is active, `source <(invoke --print-completion-script bash)` completes
+names and flags.
 """
 
 CONFIGURATION = """\
 # Configuration
 
-Flags beat environment variables, those beat `invoke.yaml` in the checkout, that beats the
-defaults. A wrong key or type is reported before anything starts. Each key in `invoke.yaml`, with
-its variable:
+Flags override environment variables, variables override `invoke.yaml` in the checkout, and
+`invoke.yaml` overrides the defaults. A task reports a wrong key or type before it starts anything.
+Each key in `invoke.yaml`, with its variable:
 
 """
 
 
-def _text(said: str) -> str:
-    """What is meant to be read as it is: NAME <ADDRESS> is no HTML."""
-    return re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", said)
+def _text(text: str) -> str:
+    """Escape `<` outside code: NAME <ADDRESS> is not HTML."""
+    return re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", text)
 
 
 def _task(name: str, task: Any) -> Iterator[str]:
@@ -62,7 +61,7 @@ def _task(name: str, task: Any) -> Iterator[str]:
     arguments = task.get_arguments()
     yield f"```text\n{program.usage(name, arguments)}\n```\n"
     if arguments:
-        yield "| flag | what |\n| --- | --- |"
+        yield "| flag | meaning |\n| --- | --- |"
         for one in arguments:
             typed = one.name.upper() if one.positional else program.flag_names(one)
             what = _text(program.flag_help(one)).replace("|", "\\|")
@@ -72,7 +71,7 @@ def _task(name: str, task: Any) -> Iterator[str]:
 
 
 def commands() -> str:
-    """Every task with its flags, from the same place as `--help`."""
+    """Every task with its flags, from the source of `--help`."""
     lines = [COMMANDS]
     for name in sorted(tasks.ns.task_names):
         lines += _task(name, tasks.ns[name])
@@ -90,18 +89,18 @@ def _keys(
 
 
 def _comments() -> dict[str, str]:
-    """What stands above each key in the code."""
+    """The comment above each key in the code."""
     found: dict[str, str] = {}
-    said: list[str] = []
+    lines: list[str] = []
     for line in inspect.getsource(config).splitlines():
         text = line.strip()
         if text.startswith("# "):
-            said.append(text.removeprefix("# "))
+            lines.append(text.removeprefix("# "))
         elif text.startswith('"') and '":' in text:
-            found.setdefault(text.split('"')[1], " ".join(said))
-            said = []
+            found.setdefault(text.split('"')[1], " ".join(lines))
+            lines = []
         else:
-            said = []
+            lines = []
     return found
 
 
@@ -110,21 +109,21 @@ def configuration() -> str:
     comments = _comments()
     entries = []
     for path, default in _keys(config.DEFAULTS):
-        said = _text(comments.get(path[-1], ""))
+        what = _text(comments.get(path[-1], ""))
         if default not in ("", {}):
             shown = default if isinstance(default, str) else json.dumps(default)
-            said += f" Default: `{shown}`."
+            what += f" Default: `{shown}`."
         variable = "_".join(["INVOKE", *path]).upper()
-        # A table of names has no variable: Invoke takes none for what has no type.
+        # Invoke reads no variable for a table.
         name = "" if default == {} else f", `{variable}`"
-        entries.append(f"`{'.'.join(path)}`{name}\n: {said}\n")
+        entries.append(f"`{'.'.join(path)}`{name}\n: {what}\n")
     return CONFIGURATION + "\n".join(entries)
 
 
-def write(folder: Path) -> None:
-    """Write the pages, only where they differ: sphinx reads unchanged pages from its cache."""
-    folder.mkdir(exist_ok=True)
+def write(directory: Path) -> None:
+    """Write the pages that changed: sphinx reads unchanged pages from its cache."""
+    directory.mkdir(exist_ok=True)
     for name, text in {"commands": commands(), "configuration": configuration()}.items():
-        path = folder / f"{name}.md"
+        path = directory / f"{name}.md"
         if not path.exists() or path.read_text() != text:
             path.write_text(text)

@@ -47,26 +47,28 @@ class Tab:
 
     Args:
         page: the page.
-        said: errors and warnings on its console, errors of its scripts, dialogs.
+        messages: errors and warnings on its console, errors of its scripts, dialogs.
         asked: requests to other addresses than this disk.
     """
 
     page: Page
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
         """Record messages and requests; called before the page is opened."""
 
         def dialog(one: Any) -> None:
-            self.said.append(f"dialog: {one.message}")
+            self.messages.append(f"dialog: {one.message}")
             one.dismiss()
 
         self.page.on("dialog", dialog)
-        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
         self.page.on(
             "console",
-            lambda one: self.said.append(one.text) if one.type in {"error", "warning"} else None,
+            lambda one: (
+                self.messages.append(one.text) if one.type in {"error", "warning"} else None
+            ),
         )
         self.page.on(
             "request",

@@ -442,12 +442,12 @@ class Started:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def wait_for(self, words: str) -> None:
         """Wait until these words are in the output, or the process ends."""
-        assert eventually(lambda: words in self.said() or self.process.poll() is not None), words
+        assert eventually(lambda: words in self.output() or self.process.poll() is not None), words
 
     def end(self, number: signal.Signals) -> Done:
         """Send a signal; SIGINT goes to the whole group, as Ctrl-C does."""
@@ -460,7 +460,7 @@ class Started:
 
     def wait(self) -> Done:
         code = self.process.wait(BOUND)
-        return Done(code, "", self.said())
+        return Done(code, "", self.output())
 
 
 def processes_of(directory: Path) -> list[str]:

@@ -325,7 +325,7 @@ def far_pids(there: Board, run: Started) -> list[int]:
             run.process.poll() is not None or (file.exists() and len(file.read_text().split()) == 3)
         )
     )
-    assert run.process.poll() is None, run.said()
+    assert run.process.poll() is None, run.output()
     pids = [int(word) for word in file.read_text().split()]
     assert all(map(alive, pids))
     return pids

@@ -366,7 +366,7 @@ def test_interrupted(
 ) -> None:
     with project.started("build-image", "--engine=buildkit", "--force") as run:
         run.wait_for(moment)
-        assert run.process.poll() is None, run.said()
+        assert run.process.poll() is None, run.output()
         done = run.end(number)
     if number is signal.SIGKILL:
         project.no_strays()

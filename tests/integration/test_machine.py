@@ -95,7 +95,7 @@ def created(user: User) -> tuple[Done, Done]:
         user.project.started("machine.create", "--name", "two", "--cpus", "1", "--memory", "1G", "--yes") as second,
     ):  # fmt: skip
         ends = [run.process.wait(LONG) for run in (first, second)]
-        one, two = (Done(code, "", run.said()) for code, run in zip(ends, (first, second), strict=True))  # fmt: skip
+        one, two = (Done(code, "", run.output()) for code, run in zip(ends, (first, second), strict=True))  # fmt: skip
         return one, two
 
 
@@ -127,7 +127,7 @@ def unpacking(project: Project, run: Started, *, but: set[Path]) -> set[Path]:
         }
 
     assert eventually(lambda: directories() - but or run.process.poll() is not None)
-    assert run.process.poll() is None, run.said()
+    assert run.process.poll() is None, run.output()
     return directories()
 
 
@@ -357,12 +357,12 @@ def sleeping(user: User, run: Started) -> None:
         lambda: (
             run.process.poll() is not None
             or (
-                f"on {NAME} (" in run.said()
+                f"on {NAME} (" in run.output()
                 and "4321" in user.ssh("pgrep -af '[s]leep 4321' || true")
             )
         )
     )
-    assert run.process.poll() is None, run.said()
+    assert run.process.poll() is None, run.output()
 
 
 def test_compiler_without_memory(running: User) -> None:

@@ -172,7 +172,7 @@ def test_page_is_complete_and_self_contained(root: Path, visit: Open, name: str)
     assert tab.page.title()
     assert tab.page.locator(":is(h1, h2):visible").first.inner_text()
     assert tab.page.locator("html").get_attribute("lang") == "en"
-    assert tab.said == []
+    assert tab.messages == []
     assert tab.asked == []
 
 
@@ -191,7 +191,7 @@ def test_site_fits_a_phone(root: Path, visit: Open) -> None:
     for name in found:
         tab.page.goto(on_disk(root, str(name)))
         assert (name, tab.width(), tab.cut_off()) == (name, PHONE[0], [])
-    assert (tab.said, tab.asked) == ([], [])
+    assert (tab.messages, tab.asked) == ([], [])
 
 
 @pytest.mark.parametrize(("screen", "scheme"), [(DESK, "light"), (PHONE, "dark")])
@@ -261,7 +261,7 @@ def test_hostile_texts_are_escaped(root: Path, visit: Open) -> None:
     assert tab.page.locator("script, img").count() == 0
     assert tab.page.locator("#standalone-4 pre").inner_text() == EVIL
     assert EVIL in tab.page.locator("details", has=tab.page.locator("#standalone-4")).inner_text()
-    assert (tab.said, tab.asked) == ([], [])
+    assert (tab.messages, tab.asked) == ([], [])
 
 
 def test_commands_can_be_copied(root: Path, visit: Open) -> None:
@@ -310,7 +310,7 @@ def test_search_works_offline(root: Path, visit: Open) -> None:
     search(tab.page, "rootless").and_(tab.page.get_by_text("Rootless", exact=True)).click()
     tab.page.wait_for_url("**/rootless.html*")
     assert tab.page.locator("h1").inner_text().startswith("Rootless")
-    assert (tab.said, tab.asked) == ([], [])
+    assert (tab.messages, tab.asked) == ([], [])
 
 
 def test_search_shows_excerpts_over_http(root: Path, visit: Open) -> None:
@@ -329,7 +329,7 @@ def test_search_shows_excerpts_over_http(root: Path, visit: Open) -> None:
             assert "rootless" in excerpt.inner_text().lower()
         finally:
             server.shutdown()
-    assert tab.said == []
+    assert tab.messages == []
 
 
 def test_dark_mode_can_be_selected(root: Path, visit: Open) -> None:

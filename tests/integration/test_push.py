@@ -406,7 +406,7 @@ def test_interrupted(
     directory = make_image(publisher.dist, payload=PAYLOAD)
     reached, release = hold(proxy)
     with publisher.started("push-image", "--registry", f"{proxy.host}/{NAME}") as run:
-        assert reached.wait(BOUND), run.said()
+        assert reached.wait(BOUND), run.output()
         done = run.end(number)
     release.set()
     if number is not signal.SIGKILL:
@@ -423,7 +423,7 @@ def test_concurrent_push_is_refused(publisher: Project, proxy: FaultyProxy) -> N
     make_image(publisher.dist, payload=PAYLOAD)
     reached, release = hold(proxy)
     with publisher.started("push-image", "--registry", f"{proxy.host}/{NAME}") as run:
-        assert reached.wait(BOUND), run.said()
+        assert reached.wait(BOUND), run.output()
         refused(publisher.invoke("push-image"), 11, "linux-riscv64")
         release.set()
         assert run.wait().code == 0
