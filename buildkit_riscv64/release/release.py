@@ -27,6 +27,7 @@ from ..packages import build as packages
 from ..packages import contents, signing
 from ..system import apt
 from ..upstream import github, github_client
+from ..validation import page
 from . import gate, notes, phase_status
 
 #: The release's description, one of its files.
@@ -89,12 +90,14 @@ class Asset:
         path: the file in `dist/`.
         what: a description for readers.
         sha256: the digest in the directory's SHA256SUMS; empty when the file is not listed.
+        text: the content to publish; empty for the content of `path`.
     """
 
     name: str
     path: Path
     what: str
     sha256: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,11 @@ def assets(target: Target, phases: Sequence[phase_status.PhaseStatus]) -> list[A
         yield of(binaries, dist.VERDICT, "verdict of the cross-check on another machine")
         validation = found["validation"]
         yield of(validation, dist.RESULTS, "evidence of the validation, as JSON")
-        yield of(validation, html.INDEX, "evidence of the validation, as a page", f"{prefix}.evidence.html")  # fmt: skip
-        if (report := dist.benchmark_directory() / html.INDEX).is_file():
-            yield Asset(name=f"{prefix}.benchmarks.html", path=report, what="benchmark results")
+        # Rendered here: nothing of a page that another machine wrote is published.
+        yield Asset(
+            name=f"{prefix}.evidence.html", path=validation.path / html.INDEX,
+            what="evidence of the validation, as a page", text=page.render(validation.manifest),
+        )  # fmt: skip
 
     return list(several())
 
@@ -187,7 +192,9 @@ def _take(asset: Asset, stage: Path) -> dict[str, Any]:
             "rebuild it: run `invoke status` for the command",
         )
     path = stage / asset.name
-    if dry_run.active():
+    if asset.text:
+        path.write_text(asset.text, encoding="utf-8")
+    elif dry_run.active():
         path = asset.path
     else:
         # Files in dist/ are replaced, never written to, so a hard link is safe.

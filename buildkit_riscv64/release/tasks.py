@@ -54,9 +54,9 @@ def release(
 ) -> None:
     """Publish the validated artifacts as a release on GitHub.
 
-    Collects programs, packages, images, SBOMs, provenance, evidence and
-    benchmarks, writes checksums, signature and notes, and publishes them with
-    `gh release`: all files or none. Refuses artifacts that are not riscv64, not
+    Collects programs, packages, images, SBOMs, provenance and evidence, writes
+    checksums, signature and notes, and publishes them with `gh release`: all
+    files or none. Refuses artifacts that are not riscv64, not
     compiled natively, not reproduced by the cross-check or not fully validated,
     and a version that is already released with different content. Releasing the
     same content again does nothing.

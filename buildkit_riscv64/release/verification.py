@@ -26,6 +26,7 @@ from ..image.variants import Variant
 from ..packages import contents
 from ..system import apt
 from ..upstream import github
+from ..validation import page
 from ..validation.artifacts import programs
 from ..validation.suites import ScenarioOutcome
 from . import gate
@@ -239,4 +240,7 @@ def _check_evidence(
     for variant in Variant:
         if variant not in images or evidence["images"][variant] != images[variant]:
             raise CheckError(f"{path}: the evidence is for another {variant} image")
+    shown = directory / f"{prefix_of(description)}.evidence.html"
+    if filesystem.read_bytes(shown).decode(errors="replace") != page.render(evidence):
+        raise CheckError(f"{shown} is not the page of this evidence")
     log(f"evidence: {evidence['counts'][ScenarioOutcome.PASSED]} scenarios passed")

@@ -202,6 +202,8 @@ def complete(evidence: dist.Artifacts) -> list[str]:
         reasons.append(f"{document['target']} was validated on {machine['arch']}")
     if machine["execution"] == host.Execution.QEMU_USER:
         reasons.append("each program was emulated (qemu-user), not the machine")
+    for name in sorted(document["suites"].keys() - SUITES.keys()):
+        reasons.append(f"suite {name} is not a suite of this checkout")
     for name in SUITES:
         if name not in document["suites"]:
             reasons.append(f"suite {name} has not run")

@@ -63,7 +63,13 @@ def render(document: Mapping[str, Any], stale: Sequence[str] = ()) -> str:
         stale: why the evidence does not match the artifacts beside it.
     """
     suites = [
-        {**suite, "name": name, "proves": SUITES[name].proves, "groups": _groups(name, suite)}
+        {
+            **suite,
+            "name": name,
+            # Evidence of another checkout may have other suites.
+            "proves": SUITES[name].proves if name in SUITES else "",
+            "groups": _groups(name, suite),
+        }
         for name, suite in document["suites"].items()
     ]
     unproven: dict[str, list[Mapping[str, Any]]] = {}

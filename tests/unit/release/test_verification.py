@@ -185,6 +185,14 @@ def test_evidence_of_something_else(
         verification.verify_release(str(published))
 
 
+def test_another_page_of_the_evidence(published: Path) -> None:
+    with (published / f"{PREFIX}.evidence.html").open("a") as page:
+        page.write("<script>alert(1)</script>")
+    again(published)
+    with pytest.raises(CheckError, match=r"evidence\.html"):
+        verification.verify_release(str(published))
+
+
 def test_program_that_was_not_compiled_again(
     published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

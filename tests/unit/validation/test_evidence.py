@@ -10,7 +10,7 @@ import pytest
 
 from buildkit_riscv64.core import dist, filesystem, host, html, project
 from buildkit_riscv64.core.errors import CheckError, Failure
-from buildkit_riscv64.validation import evidence, versions
+from buildkit_riscv64.validation import evidence, page, versions
 from buildkit_riscv64.validation.artifacts import Subject
 from buildkit_riscv64.validation.suites import SUITES, Suite
 
@@ -183,6 +183,17 @@ INCOMPLETE: dict[str, dict[str, Any]] = {
     "killed by SIGKILL": {"buildx": result(aborted="killed by SIGKILL")},
     "nothing passed": {"buildx": result(scene(outcome="not proven"))},
 }
+
+
+def test_another_suite(publish: Publish) -> None:
+    published = publish(WHOLE)
+    path = published.path / dist.RESULTS
+    document = json.loads(path.read_text())
+    document["suites"]["invented"] = document["suites"]["standalone"]
+    filesystem.write_json(path, document)
+    (why,) = evidence.complete(evidence.load(path))
+    assert "invented" in why
+    assert "invented" in page.render(document)
 
 
 @pytest.mark.parametrize("reason", INCOMPLETE)
