@@ -41,7 +41,7 @@ from .release import (
     require_verified,
 )
 
-_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[^/.\s][^/\x00-\x1f]*)")
+_COMPLETE = "give a directory with all files of a release; download them again if it was one"
 # The files that SHA256SUMS cannot list.
 _UNLISTED = {dist.SUMS, SIGNATURE, NOTES}
 
@@ -112,7 +112,11 @@ def verify_release(
             f"the release is signed by {signer}, not by {expected}",
             "do not use it; ask the maintainers which key is theirs",
         )
+    _require(directory, {DESCRIPTION}, names)
     description = documents.load(directory / DESCRIPTION, schemas.RELEASE)
+    prefix = prefix_of(description)
+    read = (dist.MANIFEST, dist.RESULTS, "evidence.html", "tar.gz")
+    _require(directory, {f"{prefix}.{name}" for name in read}, names)
     if (own := {file["name"] for file in description["files"]} | {DESCRIPTION}) != names:
         raise CheckError(f"{DESCRIPTION} and {dist.SUMS} list different files: {min(own ^ names)}")
     with _unpacked(directory, description) as binaries:
@@ -141,25 +145,27 @@ def _downloaded(tag: str, repository: str, *, yes: bool) -> Path:
 
 def _check_sums(directory: Path) -> set[str]:
     """Compare every file with SHA256SUMS; return the names in it."""
-    hint = "download every file of the release again"
     sums = directory / dist.SUMS
-    lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
-    listed = {}
-    for line in lines:
-        if not (match := _LINE.fullmatch(line)):
-            raise CheckError(f"{sums}: not a checksum: {line[:80]!r}", hint)
-        listed[match["name"]] = match["sha256"]
-    if not listed:
-        raise CheckError(f"{directory} has no {dist.SUMS}", "give a directory with all files of a release")  # fmt: skip
+    try:
+        listed = dist.parse_sums(filesystem.read_bytes(sums))
+    except FileNotFoundError:
+        raise CheckError(f"{directory} has no {dist.SUMS}", _COMPLETE) from None
+    except (OSError, ValueError) as error:
+        raise CheckError(f"{sums} cannot be used: {error}", _COMPLETE) from error
     present = {path.name for path in directory.iterdir()}
     for name in sorted(listed):
         if name not in present:
-            raise CheckError(f"{directory} lacks {name}", hint)
+            raise CheckError(f"{directory} lacks {name}", _COMPLETE)
         if filesystem.sha256(directory / name) != listed[name]:
-            raise CheckError(f"{directory / name} does not match {dist.SUMS}", hint)
+            raise CheckError(f"{directory / name} does not match {dist.SUMS}", _COMPLETE)
     if unknown := sorted(present - listed.keys() - _UNLISTED):
         raise CheckError(f"{directory / unknown[0]} is not part of the release", "remove it")
     return set(listed)
+
+
+def _require(directory: Path, wanted: set[str], names: set[str]) -> None:
+    for name in sorted(wanted - names):
+        raise CheckError(f"{directory / dist.SUMS} does not list {name}", _COMPLETE)
 
 
 def _signer(directory: Path) -> str:
