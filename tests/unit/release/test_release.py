@@ -375,6 +375,25 @@ def test_only_regular_files_are_released(
     assert not (releasable / dist.RELEASE).exists()
 
 
+def test_no_changed_byte_is_published(releasable: Path, gh: Commands) -> None:
+    """In every file in dist/, with the same size and time."""
+    good = run(dry=True).description
+    refused = set()
+    for path in sorted(path for path in releasable.rglob("*") if path.is_file()):
+        content, times = path.read_bytes(), path.stat()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        try:
+            assert run(dry=True).description == good, path
+        except CheckError:
+            refused.add(path.name)
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert {*PACKAGES, dist.VERDICT, dist.MANIFEST, dist.RESULTS, NAMES[0]} <= refused
+    assert run(dry=True).description == good
+
+
 @pytest.mark.parametrize(("tag", "revision"), [("v0.32.2", 1), ("v0.32.2-2", 2)])
 def test_tag_sets_the_revision(releasable: Path, tag: str, revision: int) -> None:
     options = ReleaseOptions.parse(target="", revision="1", tag=tag)

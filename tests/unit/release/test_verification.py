@@ -108,16 +108,20 @@ def test_bad_signature(published: Path, gh: Commands, code: int, stdout: str) ->
         verification.verify_release(str(published))
 
 
-LISTED = [f"{PREFIX}.tar.gz", *PACKAGES, f"{PREFIX}.image.tar", f"{PREFIX}.evidence.json", releases.DESCRIPTION]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LISTED)
-def test_changed_byte(published: Path, name: str) -> None:
-    content = bytearray((published / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (published / name).write_bytes(content)
-    with pytest.raises(CheckError, match=name):
-        verification.verify_release(str(published))
+def test_changed_byte(published: Path) -> None:
+    """In every file that exists, so that a new kind of file is covered, too."""
+    # The notes are not signed: GitHub shows them as the text of the release.
+    names = {path.name for path in published.iterdir()} - {releases.NOTES, releases.SIGNATURE}
+    assert len(names) > 15
+    for name in sorted(names):
+        content = (published / name).read_bytes()
+        middle = len(content) // 2
+        changed = bytes([content[middle] ^ 1])
+        (published / name).write_bytes(content[:middle] + changed + content[middle + 1 :])
+        with pytest.raises(CheckError):
+            verification.verify_release(str(published))
+        (published / name).write_bytes(content)
+    verification.verify_release(str(published))
 
 
 @pytest.mark.parametrize(
