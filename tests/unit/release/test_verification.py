@@ -200,6 +200,33 @@ def test_evidence_of_something_else(
         verification.verify_release(str(published))
 
 
+def test_what_is_no_tarball(published: Path) -> None:
+    (published / f"{PREFIX}.tar.gz").write_bytes(b"no archive")
+    again(published)
+    with pytest.raises(CheckError, match=r"tar\.gz cannot be read"):
+        verification.verify_release(str(published))
+
+
+def test_manifest_of_another_release(published: Path) -> None:
+    path = published / f"{PREFIX}.manifest.json"
+    filesystem.write_json(path, json.loads(path.read_text()) | {"version": "v0.32.1"})
+    again(published)
+    with pytest.raises(CheckError, match="another release"):
+        verification.verify_release(str(published))
+
+
+def test_description_of_fewer_files(published: Path) -> None:
+    path = published / releases.DESCRIPTION
+    described = json.loads(path.read_text())
+    gone = described["files"].pop()
+    filesystem.write_json(path, described)
+    again(published)
+    with (published / dist.SUMS).open("a") as sums:
+        sums.write(dist.sums([gone]))
+    with pytest.raises(CheckError, match=gone["name"]):
+        verification.verify_release(str(published))
+
+
 def test_another_page_of_the_evidence(published: Path) -> None:
     with (published / f"{PREFIX}.evidence.html").open("a") as page:
         page.write("<script>alert(1)</script>")
