@@ -16,6 +16,7 @@ from typing import Any
 
 from ..core import process
 from ..core.errors import CheckError
+from ..system import host_checks
 from . import layout as layouts
 
 #: Commands that unpack and run images.
@@ -146,6 +147,9 @@ class Container:
         first, _, output = answer.stdout.partition("\n")
         if not first.startswith("times "):
             problem = first or answer.last_line or process.describe_exit(answer.code)
+            if "nosuid" in host_checks.mount_flags(self.bundle):
+                # newuidmap of the rootless image needs its file capabilities.
+                problem += f" ({host_checks.mount_point(self.bundle)} is mounted nosuid)"
             return DaemonRun(problem, 0, 0, output)
         started, ready, ended = map(float, first.split()[1:])
         return DaemonRun("", ready - started, ended - ready, output)

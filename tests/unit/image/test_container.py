@@ -15,6 +15,7 @@ from buildkit_riscv64.core.errors import CheckError
 from buildkit_riscv64.image import container, layout
 from buildkit_riscv64.image.base_image import BaseImage
 from buildkit_riscv64.image.container import Container, DaemonRun
+from buildkit_riscv64.system import host_checks
 
 from ..factories import Commands
 
@@ -149,10 +150,25 @@ def test_each_run_starts_from_the_configuration_of_umoci(
     ],
 )  # fmt: skip
 def test_daemon_fails(
-    bundle: Container, commands: Commands, answer: dict[str, Any], daemon_run: DaemonRun
+    bundle: Container,
+    commands: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: dict[str, Any],
+    daemon_run: DaemonRun,
 ) -> None:
+    monkeypatch.setattr(host_checks, "mount_flags", lambda _path: set())
     commands.answer("sh", **answer)
     assert bundle.run_daemon() == daemon_run
+
+
+def test_daemon_on_a_nosuid_filesystem(
+    bundle: Container, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """newuidmap of the rootless image has no capabilities there."""
+    commands.answer("sh", stdout="newuidmap: write to uid_map failed\n")
+    monkeypatch.setattr(host_checks, "mount_flags", lambda _path: {"nosuid"})
+    monkeypatch.setattr(host_checks, "mount_point", lambda _path: Path("/mnt"))
+    assert "/mnt is mounted nosuid" in bundle.run_daemon().problem
 
 
 def test_daemon_without_output(bundle: Container, commands: Commands) -> None:
