@@ -242,8 +242,11 @@ def environment(options: ValidationOptions, workspace: Path) -> dict[str, str]:
 
     No keys and tokens, and no settings of pytest: they would change what runs.
     """
+    ours = process.whole_environment()
     return {
         **process.environment(),
+        # `invoke test` counts the scenarios with its own tests (testing/capabilities.py).
+        **{name: value for name, value in ours.items() if name.startswith("BUILDKIT_TEST_")},
         "PYTHONDONTWRITEBYTECODE": "1",
         "HYPOTHESIS_STORAGE_DIRECTORY": str(workspace / "hypothesis"),
         "TMPDIR": str(workspace),

@@ -18,6 +18,7 @@ from buildkit_riscv64.core.errors import (
     NotNativeError,
     UsageError,
 )
+from buildkit_riscv64.testing import capabilities
 from buildkit_riscv64.validation import evidence
 from buildkit_riscv64.validation.suites import SUITES, Suite
 from buildkit_riscv64.validation.validate import (
@@ -123,10 +124,12 @@ def test_environment(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for name in secrets:
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org")
+    monkeypatch.setenv(capabilities.TALLY, str(tmp_path / "tally"))
     variables = environment(options(online=True), tmp_path)
     assert variables["HYPOTHESIS_STORAGE_DIRECTORY"] == str(tmp_path / "hypothesis")
     assert "PYTEST_ADDOPTS" not in variables
     assert "secret" not in variables.values()
+    assert variables[capabilities.TALLY] == str(tmp_path / "tally")
     assert variables["HTTPS_PROXY"] == "http://proxy.example.org"
     assert variables["BUILDKIT_VALIDATION_DIST"] == str(project.DIST)
     assert variables["BUILDKIT_VALIDATION_TARGET"] == "linux-riscv64"
