@@ -212,8 +212,8 @@ def test_buildx_builder(loaded: dict[str, str], run: Run, context: Path) -> None
 
 
 def test_standalone(loaded: dict[str, str], run: Run, context: Path) -> None:
-    run("docker", "run", "--detach", "--name=alone", "--privileged", loaded["root"])
     try:
+        run("docker", "run", "--detach", "--name=alone", "--privileged", loaded["root"])
         _answers(run, "alone")
         _builds(run, "alone", context, "/tmp/context")
         run("docker", "stop", "--time=60", "alone")
@@ -248,8 +248,8 @@ def _builds(run: Run, name: str, context: Path, place: str) -> None:
 
 
 def test_rootless_with_minimal_flags(loaded: dict[str, str], run: Run, context: Path) -> None:
-    run("docker", "run", "--detach", "--name=less", *ROOTLESS, loaded["rootless"])
     try:
+        run("docker", "run", "--detach", "--name=less", *ROOTLESS, loaded["rootless"])
         _answers(run, "less")
         _builds(run, "less", context, "/home/user/context")
         # No process is root's, seen from outside.
