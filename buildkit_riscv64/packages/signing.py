@@ -289,7 +289,7 @@ def opened(key: str = "", environ: Mapping[str, str] = os.environ) -> Iterator[S
         )
     )
     env = process.environment({"GNUPGHOME": str(home)})
-    # The agent ends when its directory disappears, but not where inotify has no instance left.
+    # The agent ends when its directory disappears, but one outlived it by five minutes (load 8).
     end_agent = ["env", f"GNUPGHOME={home}", "gpgconf", "--kill", "all"]
     with process.run_if_killed([end_agent, ["rm", "-rf", home]]):
         try:
