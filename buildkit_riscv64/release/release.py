@@ -262,7 +262,10 @@ def _gather(
     assert binaries is not None
     for variant, digest in require_verified(staged, packages.verified_programs(binaries)).items():
         if digest != named[f"{variant} image"].manifest["digest"]:
-            raise CheckError(f"the archive of the {variant} image is not the validated image")
+            raise CheckError(
+                f"the archive of the {variant} image is not the validated image",
+                f"run `invoke {variant.task} --force` and `invoke validate`",
+            )
     manifest = binaries.manifest
     tag = tag_of(manifest["version"], options.revision)
     description: dict[str, Any] = {

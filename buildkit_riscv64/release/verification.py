@@ -42,6 +42,7 @@ from .release import (
 )
 
 _COMPLETE = "give a directory with all files of a release; download them again if it was one"
+_DO_NOT_USE = "do not use this release, and report it to its maintainers"
 # The files that SHA256SUMS cannot list.
 _UNLISTED = {dist.SUMS, SIGNATURE, NOTES}
 
@@ -110,7 +111,7 @@ def verify_release(
     if expected and signer != expected:
         raise CheckError(
             f"the release is signed by {signer}, not by {expected}",
-            "do not use it; ask the maintainers which key is theirs",
+            _DO_NOT_USE,
         )
     _require(directory, {DESCRIPTION}, names)
     description = documents.load(directory / DESCRIPTION, schemas.RELEASE)
@@ -118,7 +119,9 @@ def verify_release(
     read = (dist.MANIFEST, dist.RESULTS, "evidence.html", "tar.gz")
     _require(directory, {f"{prefix}.{name}" for name in read}, names)
     if (own := {file["name"] for file in description["files"]} | {DESCRIPTION}) != names:
-        raise CheckError(f"{DESCRIPTION} and {dist.SUMS} list different files: {min(own ^ names)}")
+        raise CheckError(
+            f"{DESCRIPTION} and {dist.SUMS} list different files: {min(own ^ names)}", _DO_NOT_USE
+        )
     with _unpacked(directory, description) as binaries:
         verdict = verify.compile_again(binaries, Target.parse(description["target"]))
         verified = _confirmed(binaries, verdict)
@@ -172,7 +175,7 @@ def _signer(directory: Path) -> str:
     """The fingerprint of the key that signed SHA256SUMS."""
     for name in (SIGNATURE, PUBLIC_KEY):
         if not (directory / name).is_file():
-            raise CheckError(f"the release is not signed: no {name}", "do not use it")
+            raise CheckError(f"the release is not signed: no {name}", _DO_NOT_USE)
     with tempfile.TemporaryDirectory(prefix="gnupg-") as home:
         gpg = ["gpg", "--batch", "--no-autostart", "--quiet"]
         env = process.environment({"GNUPGHOME": home})
@@ -184,7 +187,7 @@ def _signer(directory: Path) -> str:
     # The last field is the primary key's fingerprint (doc/DETAILS of GnuPG).
     valid = re.findall(r"^\[GNUPG:\] VALIDSIG .* ([0-9A-F]{40,64})$", answer.stdout, re.M)
     if not answer.ok or len(valid) != 1:
-        raise CheckError(f"the signature of {dist.SUMS} is not valid: {answer.last_line}", "do not use it")  # fmt: skip
+        raise CheckError(f"the signature of {dist.SUMS} is not valid: {answer.last_line}", _DO_NOT_USE)  # fmt: skip
     return str(valid[0])
 
 
@@ -204,17 +207,17 @@ def _unpacked(directory: Path, description: Mapping[str, Any]) -> Iterator[dist.
             with tarfile.open(tarball) as tar:
                 filesystem.unpack(tar, root)
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise CheckError(f"{tarball} cannot be read: {error}") from error
+            raise CheckError(f"{tarball} cannot be read: {error}", _DO_NOT_USE) from error
         shutil.copyfile(
             directory / f"{prefix_of(description)}.{dist.MANIFEST}", root / dist.MANIFEST
         )
         binaries = dist.load(root, dist.Kind.BINARIES)
         if (binaries.manifest["target"], binaries.manifest["version"]) != (target.name, description["version"]):  # fmt: skip
-            raise CheckError("the manifest is of another release")
+            raise CheckError("the manifest is of another release", _DO_NOT_USE)
         for program in binaries.programs:
             path = root / dist.binary(program)
             if path.is_symlink() or not path.is_file():
-                raise CheckError(f"{tarball} has no program {dist.binary(program)}")
+                raise CheckError(f"{tarball} has no program {dist.binary(program)}", _DO_NOT_USE)
         yield binaries
 
 
@@ -226,7 +229,7 @@ def _confirmed(binaries: dist.Artifacts, verdict: Mapping[str, Any] | None) -> d
         file = dist.binary(name)
         found[name] = binaries.files[file]["sha256"]
         if confirmed is not None and confirmed.get(file) != found[name]:
-            raise CheckError(f"{file} was not compiled again, and so not verified")
+            raise CheckError(f"{file} was not compiled again, and so not verified", _DO_NOT_USE)
     return found
 
 
@@ -240,13 +243,13 @@ def _check_evidence(
     path = directory / f"{prefix_of(description)}.{dist.RESULTS}"
     evidence = documents.load(path, schemas.EVIDENCE)
     if evidence["binaries"] != programs(binaries):
-        raise CheckError(f"{path}: the evidence is for other programs")
+        raise CheckError(f"{path}: the evidence is for other programs", _DO_NOT_USE)
     if evidence["counts"][ScenarioOutcome.FAILED]:
-        raise CheckError(f"{path}: a scenario failed")
+        raise CheckError(f"{path}: a scenario failed", _DO_NOT_USE)
     for variant in Variant:
         if variant not in images or evidence["images"][variant] != images[variant]:
-            raise CheckError(f"{path}: the evidence is for another {variant} image")
+            raise CheckError(f"{path}: the evidence is for another {variant} image", _DO_NOT_USE)
     shown = directory / f"{prefix_of(description)}.evidence.html"
     if filesystem.read_bytes(shown).decode(errors="replace") != page.render(evidence):
-        raise CheckError(f"{shown} is not the page of this evidence")
+        raise CheckError(f"{shown} is not the page of this evidence", _DO_NOT_USE)
     log(f"evidence: {evidence['counts'][ScenarioOutcome.PASSED]} scenarios passed")

@@ -22,7 +22,7 @@ _MOUNT_FLAGS = {"nodev": os.ST_NODEV, "noexec": os.ST_NOEXEC, "nosuid": os.ST_NO
 
 # Argument: a directory.
 _OVERLAY = """
-temporary=$(mktemp -d "$1/overlay-XXXXXX") || exit
+temporary=$(mktemp -d --tmpdir="$1") || exit
 trap 'cd / && umount "$temporary/all" 2>/dev/null; rm -rf "$temporary"' EXIT
 cd "$temporary" && mkdir lower upper work all &&
 mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work all && touch all/file
@@ -99,7 +99,7 @@ def cgroup_error() -> str:
         return "control groups version 2 are not mounted"
     own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
     # Only rmdir removes a control group; its files cannot be removed.
-    script = 'group=$(mktemp -d "$1/check-XXXXXX") && rmdir "$group"'
+    script = 'group=$(mktemp -d --tmpdir="$1") && rmdir "$group"'
     return command_error("sh", "-c", script, "sh", top / own)
 
 

@@ -54,8 +54,10 @@ LOCK = project.ROOT / "requirements/dev.txt"
 _STATE = Path("/var/tmp")  # noqa: S108 - every run creates its own directory
 # The text before the reason why a tool cannot be installed.
 _NOT_INSTALLED = "not installed, and "
-#: pytest's outcomes of executed tests.
-RAN = ("passed", "failed", "error", "xfailed", "xpassed")
+#: pytest's outcomes, in the order of pytest's summary line.
+OUTCOMES = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "error")
+#: The outcomes of executed tests.
+RAN = tuple(name for name in OUTCOMES if name not in {"skipped", "deselected"})
 #: Timeout of network requests in seconds: of the first, and of the second after a timeout.
 _TIMEOUT, _LONG_TIMEOUT = 5.0, 25.0
 

@@ -21,9 +21,6 @@ from ..system import apt
 from . import capabilities
 from .capabilities import Limits
 
-#: pytest's outcomes, in the order of pytest's summary line.
-_OUTCOMES = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "error")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -79,7 +76,7 @@ class Totals:
     def closing_line(self) -> str:
         """The totals in the form of pytest's summary line."""
         counts = {**self.outcomes, "deselected": self.left_out.total()}
-        words = [f"{counts[name]} {name}" for name in _OUTCOMES if counts.get(name)]
+        words = [f"{counts[name]} {name}" for name in capabilities.OUTCOMES if counts.get(name)]
         minutes, seconds = divmod(round(self.seconds), 60)
         time = f"{self.seconds:.2f}s ({minutes // 60}:{minutes % 60:02}:{seconds:02})"
         return f" {', '.join(words) or 'no tests ran'} in {time} ".center(80, "=")

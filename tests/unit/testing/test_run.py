@@ -211,7 +211,7 @@ def test_counts_after_a_failure(
     with pytest.raises(CheckError):
         run(Request())
     output = capsys.readouterr().err
-    assert "ran: 5 passed, 1 failed, 2 error\n" in output
+    assert "ran: 1 failed, 5 passed, 2 error\n" in output
     assert "sessions failed: tests\nfailed: test_a.py::test_it\n" in output
     assert output.splitlines()[-1].strip("= ").startswith("1 failed, 5 passed, 2 error in")
 
